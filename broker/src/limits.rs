@@ -1,0 +1,86 @@
+//! All hard limits of the broker, in one place, with the relations among them.
+//!
+//! A size over its limit is INVALID_ARGUMENT, a count or rate is RESOURCE_EXHAUSTED with the limit's name.
+
+/// Bytes of a gRPC message, in or out.
+pub const GRPC_MESSAGE_BYTES: usize = 8 << 20;
+/// Default of the largest record: key, value and headers.
+pub const RECORD_BYTES_DEFAULT: u64 = 1 << 20;
+/// The most that a topic may set as its largest record.
+pub const RECORD_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 1 << 10;
+/// Headers of a record.
+pub const HEADERS: usize = 64;
+/// Bytes of all headers of a record, names and values.
+pub const HEADERS_BYTES: usize = 64 << 10;
+/// Bytes of a record batch as sent, without the allowance for framing.
+pub const BATCH_BYTES: usize = 4 << 20;
+/// Allowance for framing on top of [`BATCH_BYTES`].
+pub const BATCH_FRAMING_BYTES: usize = 64 << 10;
+/// Records of a batch, and of a request of plain records.
+pub const BATCH_RECORDS: u32 = 10_000;
+/// Bytes of a batch after decompression.
+pub const BATCH_DECOMPRESSED_BYTES: usize = 16 << 20;
+/// Bytes of a frame on disk: header, extensions, batch, padding.
+pub const FRAME_BYTES: usize = 8 << 20;
+/// Bytes of a frame's extension block.
+pub const FRAME_EXTENSION_BYTES: usize = 64 << 10;
+/// Bytes of a delivery frame, unless one record needs more.
+pub const DELIVERY_FRAME_BYTES: usize = 1 << 20;
+/// Bytes read from a log at once.
+pub const READ_CHUNK_BYTES: usize = 256 << 10;
+
+/// Connections in all.
+pub const CONNECTIONS: usize = 10_000;
+/// Concurrent streams of a connection.
+pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// Bytes of an HTTP/2 header list.
+pub const HEADER_LIST_BYTES: u32 = 16 << 10;
+/// HTTP/2 frame size that we announce.
+pub const HTTP2_FRAME_BYTES: u32 = 256 << 10;
+/// Budget for HTTP/2 windows of all connections.
+pub const WINDOW_BUDGET_BYTES: u64 = 512 << 20;
+/// Produce bytes in flight, of all connections.
+pub const IN_FLIGHT_BYTES: usize = 256 << 20;
+/// Produce bytes in flight of one connection.
+pub const IN_FLIGHT_CONNECTION_BYTES: usize = 32 << 20;
+/// Bytes buffered for one reading stream.
+pub const READER_BUFFER_BYTES: usize = 8 << 20;
+/// Bytes buffered for all reading streams.
+pub const READERS_BUFFER_BYTES: usize = 512 << 20;
+
+/// Topics.
+pub const TOPICS: usize = 10_000;
+/// Partitions of all topics.
+pub const PARTITIONS: usize = 20_000;
+/// Partitions of one topic.
+pub const PARTITIONS_PER_TOPIC: u32 = 1_024;
+/// Bytes of a topic or group name.
+pub const NAME_BYTES: usize = 120;
+/// Bytes of a producer, member or client id.
+pub const CLIENT_ID_BYTES: usize = 255;
+/// Bytes of a topic's description.
+pub const DESCRIPTION_BYTES: usize = 4 << 10;
+/// Labels of a topic.
+pub const LABELS: usize = 64;
+/// Producers remembered.
+pub const PRODUCERS: usize = 100_000;
+/// Batches remembered per producer and partition (rule PR-7).
+pub const PRODUCER_WINDOW: usize = 64;
+/// Unsynced bytes of a partition up to which its appends run inline.
+pub const INLINE_UNSYNCED_BYTES: u64 = 8 << 20;
+/// Bytes after which write-back is started.
+pub const WRITE_BACK_BYTES: u64 = 8 << 20;
+/// Bytes allocated ahead of the end of all active segments together.
+pub const ALLOCATED_AHEAD_BYTES: u64 = 1 << 30;
+/// Unchecked bytes of one partition at which a checkpoint is due.
+pub const UNCHECKED_PARTITION_BYTES: u64 = 64 << 20;
+/// Unchecked bytes of all partitions at which a checkpoint is due.
+pub const UNCHECKED_BYTES: u64 = 1 << 30;
+
+const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES + FRAME_EXTENSION_BYTES + 4096 <= FRAME_BYTES);
+const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES < GRPC_MESSAGE_BYTES);
+const _: () = assert!(RECORD_BYTES_MAX as usize <= BATCH_BYTES);
+const _: () = assert!(IN_FLIGHT_CONNECTION_BYTES <= IN_FLIGHT_BYTES);
+const _: () = assert!(READER_BUFFER_BYTES <= READERS_BUFFER_BYTES);

@@ -1,0 +1,1 @@
+//! Names and meaning of all metrics.
