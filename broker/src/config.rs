@@ -25,6 +25,16 @@ pub struct BrokerConfig {
     pub storage: StorageConfig,
     /// Defaults of new topics.
     pub topic_defaults: TopicDefaults,
+    /// Metrics.
+    pub metrics: MetricsConfig,
+}
+
+/// Settings of the metrics.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// Tells the partitions of a topic apart. Default false: with thousands of partitions it makes large scrapes.
+    pub per_partition: bool,
 }
 
 /// Settings of the data directory.
@@ -85,6 +95,7 @@ impl Default for BrokerConfig {
             server_threads: 0,
             storage: StorageConfig::default(),
             topic_defaults: TopicDefaults::default(),
+            metrics: MetricsConfig::default(),
         }
     }
 }

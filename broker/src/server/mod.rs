@@ -1,5 +1,7 @@
 //! Joins everything: starts a broker, serves its port, stops it in a written order.
 
+pub mod engine;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 

@@ -1,1 +1,0 @@
-//! Names and meaning of all metrics.
