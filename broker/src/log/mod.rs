@@ -7,6 +7,7 @@ pub mod data_dir;
 pub mod error;
 pub mod local_log;
 pub mod reader;
+pub mod sabotage;
 pub mod storage;
 
 pub use error::{AppendError, Corruption, OpenError, ReadError, SyncError};

@@ -3,10 +3,17 @@
 //! All paths are relative to the data directory and built from numbers and fixed names only, never from names of
 //! clients. Implementations open relative to the directory's descriptor and follow no symbolic link.
 
+pub mod disk;
+mod mmap;
+
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+
+use super::sabotage::Sabotage;
+
+pub use disk::Disk;
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +70,14 @@ pub trait Storage: Debug + Send + Sync + 'static {
     /// Maps a whole file for reading. Only for sealed, rebuildable files that a plain read has verified in this run
     /// (rule C6); implementations without maps return a copy.
     fn map(&self, path: &Path) -> io::Result<Box<dyn MappedFile>>;
+    /// What an operator should know of the file system before trusting it (rule S6): one sentence each.
+    fn warnings(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Rules that a test has switched off in this instance; none in the real disk.
+    fn sabotage(&self) -> Sabotage {
+        Sabotage::default()
+    }
 }
 
 /// A held lock, released when dropped.
