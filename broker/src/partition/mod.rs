@@ -1,7 +1,10 @@
 //! Partitions: the seam [`PartitionLog`] that everything above talks to, and the local engine behind it.
 //!
 //! `local.rs` joins one [`crate::log::LocalLog`] with group append (`append.rs`), the sync job (`commit.rs`), the
-//! watermark (`watermark.rs`), producer state (`producers.rs`) and readers (`reader.rs`).
+//! watermark (`watermark.rs`), producer state (`producers.rs`) and readers (`reader.rs`). `admit.rs` checks what
+//! comes in before it gets here, `budget.rs` bounds how much of it is in flight.
+//!
+//! It must not know of topics, requests, messages or gRPC.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -12,6 +15,21 @@ use sawlog_proto::batch::BatchHeader;
 
 use crate::log::{FrameRun, ReadError};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
+
+pub mod admit;
+pub mod budget;
+mod environment;
+mod local;
+pub mod pool;
+mod sync;
+
+pub use budget::{InFlight, Permit};
+pub use environment::{
+    Birth, DiskGate, LedgerError, PartitionEnvironment, PartitionLedger, PartitionRef, PartitionSettings,
+    PartitionSpec, ProducerDirectory,
+};
+pub use local::{Checkpointed, Partition, PartitionOpenError, Ticket};
+pub use pool::Pools;
 
 /// A boxed future of the seam.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -234,7 +252,3 @@ pub trait PartitionLog: Debug + Send + Sync + 'static {
     /// Damaged range that begins at or holds `offset`, if any: where a read that skips damage goes on.
     fn damaged_at(&self, offset: Offset) -> Option<OffsetRange>;
 }
-
-/// Bytes in flight, given back when dropped.
-#[derive(Debug, Default)]
-pub struct Permit {}
