@@ -10,7 +10,13 @@ pub mod batch;
 pub mod partitioner;
 
 /// Generated messages and services of package `sawlog.v1`.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code; the protos carry the comments")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code; the protos carry the comments"
+)]
 pub mod v1 {
     tonic::include_proto!("sawlog.v1");
 

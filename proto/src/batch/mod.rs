@@ -17,14 +17,40 @@
 //! 61  records
 //! ```
 //!
-//! All integers are big-endian; records use zig-zag varints.
+//! All integers are big-endian. A record is, in zig-zag varints but for its attributes:
+//!
+//! ```text
+//! length varint, attributes i8 (unused), timestamp delta varlong, offset delta varint,
+//! key length varint (-1: none) and key, value length varint (-1: none) and value,
+//! header count varint, per header: name length varint and name, value length varint (-1: none) and value
+//! ```
+//!
+//! It owns the bytes of a batch and nothing of where they are stored or what they mean. Invariants: bytes of the wire
+//! or the disk lead to a [`BatchError`], never to a panic; no length is believed before it was compared with the bytes
+//! that are there; memory taken stays within the [`BatchLimits`] given; encoding, checking and walking take no memory
+//! per record.
+
+mod check;
+mod compress;
+mod encode;
+mod error;
+mod varint;
+mod walk;
+
+#[cfg(test)]
+mod tests;
 
 use bytes::Bytes;
+
+pub use self::check::{check, head_with};
+pub use self::encode::BatchBuilder;
+pub use self::error::{BatchBound, BatchError, Flaw};
+pub use self::walk::{Headers, RecordView, Records, Walk, records, walk};
 
 /// Bytes of the header before the records.
 pub const HEADER_BYTES: usize = 61;
 
-/// Compression of the records of a batch; numbers as in Kafka.
+/// Compression of the records of a batch; numbers as in Kafka (`CompressionType`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Codec {
     /// Not compressed.
@@ -34,6 +60,68 @@ pub enum Codec {
     Lz4,
     /// Zstandard.
     Zstd,
+}
+
+impl Codec {
+    /// The names of all codecs, for error messages.
+    pub const KNOWN: &'static str = "none, lz4, zstd";
+
+    /// Its number in the attributes of a batch.
+    pub const fn id(self) -> u8 {
+        match self {
+            Self::None => 0,
+            Self::Lz4 => 3,
+            Self::Zstd => 4,
+        }
+    }
+
+    /// The codec of this number; `None` if it is not one of ours.
+    pub const fn from_id(id: u8) -> Option<Self> {
+        match id {
+            0 => Some(Self::None),
+            3 => Some(Self::Lz4),
+            4 => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// Bounds within which batches are checked and decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Bytes of a batch as sent, header included.
+    pub batch_bytes: usize,
+    /// Records of a batch.
+    pub records: u32,
+    /// Bytes of all records after decompression.
+    pub decompressed_bytes: usize,
+    /// Bytes of a record: key, value, names and values of headers.
+    pub record_bytes: usize,
+    /// Bytes of a key.
+    pub key_bytes: usize,
+    /// Headers of a record.
+    pub headers: u32,
+    /// Bytes of all headers of a record, names and values.
+    pub headers_bytes: usize,
+}
+
+impl BatchLimits {
+    /// What a broker allows unless a topic says otherwise.
+    pub const DEFAULT: Self = Self {
+        batch_bytes: (4 << 20) + (64 << 10),
+        records: 10_000,
+        decompressed_bytes: 16 << 20,
+        record_bytes: 1 << 20,
+        key_bytes: 1 << 10,
+        headers: 64,
+        headers_bytes: 64 << 10,
+    };
+}
+
+impl Default for BatchLimits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// Identity of an idempotent batch (rule PR-7).
