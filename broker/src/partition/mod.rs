@@ -138,6 +138,12 @@ pub enum AppendFailure {
         /// Bytes that must stay free.
         min_free_bytes: u64,
     },
+    /// The metadata log takes no writes, so neither does anything else (rule F1); reads go on.
+    #[error("the broker is read-only: {cause}")]
+    BrokerReadOnly {
+        /// Why.
+        cause: String,
+    },
     /// The broker is shutting down.
     #[error("shutting down")]
     ShuttingDown,
