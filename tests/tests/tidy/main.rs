@@ -1,0 +1,16 @@
+//! Holds the sources to the import table and the limits of size, and looks for stray clocks, locks and files.
+
+mod exceptions;
+mod forged;
+mod rules;
+mod source;
+
+#[test]
+fn the_sources_keep_the_rules() {
+    let sources = source::workspace();
+    assert!(sources.len() > 30, "the workspace was not found: {} files", sources.len());
+    let offences: Vec<_> = sources.iter().flat_map(rules::check).collect();
+    for offence in &offences {
+        println!("{}: {}", offence.place, offence.what);
+    }
+}
