@@ -1,0 +1,149 @@
+//! The way to a broker: one lazily opened HTTP/2 connection, shared by everything made from a [`Client`].
+//!
+//! The transport connects at the first call and again after each cut; what a call does about a cut (repeat, resume,
+//! give back) is decided by producer, reader and admin, not here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sawlog_proto::v1::produce_service_client::ProduceServiceClient;
+use sawlog_proto::v1::read_service_client::ReadServiceClient;
+use sawlog_proto::v1::topic_service_client::TopicServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::admin::Admin;
+use crate::error::{Error, ErrorKind};
+use crate::producer::ProducerBuilder;
+use crate::reader::ReaderBuilder;
+
+/// Bytes of a gRPC message, in or out, as the broker has it.
+const MESSAGE_BYTES: usize = 8 << 20;
+/// HTTP/2 frame size that we announce: a quarter of the CPU per byte of the protocol's default.
+const FRAME_BYTES: u32 = 256 << 10;
+/// HTTP/2 window of a stream.
+const STREAM_WINDOW_BYTES: u32 = 8 << 20;
+/// HTTP/2 window of the connection.
+const CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Requests that may wait for the connection's task.
+const QUEUE_REQUESTS: usize = 1024;
+
+/// A client of one broker. Cheap to clone; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub(crate) channel: Channel,
+    settings: Arc<Settings>,
+}
+
+#[derive(Debug)]
+struct Settings {
+    url: String,
+    call_timeout: Duration,
+}
+
+/// Chooses how to reach a broker.
+#[derive(Debug, Clone)]
+pub struct ClientBuilder {
+    url: String,
+    connect_timeout: Duration,
+    call_timeout: Duration,
+    keep_alive: Duration,
+}
+
+impl Client {
+    /// A client of the broker at `url`, such as `http://127.0.0.1:7070`.
+    pub fn builder(url: impl Into<String>) -> ClientBuilder {
+        ClientBuilder {
+            url: url.into(),
+            connect_timeout: Duration::from_secs(5),
+            call_timeout: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(30),
+        }
+    }
+
+    /// Topics, partitions, offsets, health.
+    pub fn admin(&self) -> Admin {
+        Admin::new(self.clone())
+    }
+
+    /// A producer of one topic.
+    pub fn producer(&self, topic: impl Into<String>) -> ProducerBuilder {
+        ProducerBuilder::new(self.clone(), topic.into())
+    }
+
+    /// A reader of one topic.
+    pub fn reader(&self, topic: impl Into<String>) -> ReaderBuilder {
+        ReaderBuilder::new(self.clone(), topic.into())
+    }
+
+    /// Where the broker is.
+    pub fn url(&self) -> &str {
+        &self.settings.url
+    }
+
+    /// How long a call may take in all, its repeats included.
+    pub(crate) fn call_timeout(&self) -> Duration {
+        self.settings.call_timeout
+    }
+
+    pub(crate) fn topics(&self) -> TopicServiceClient<Channel> {
+        TopicServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn produce(&self) -> ProduceServiceClient<Channel> {
+        ProduceServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn reads(&self) -> ReadServiceClient<Channel> {
+        ReadServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+}
+
+impl ClientBuilder {
+    /// How long connecting may take. Default 5 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a call may take in all, repeats after cuts included. Default 30 s. Long streams have no limit; they
+    /// resume.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
+        self
+    }
+
+    /// After how long a silence the broker is pinged; not answered for 10 s, the connection counts as cut. At least
+    /// 5 s, default 30 s.
+    pub fn keep_alive(mut self, interval: Duration) -> Self {
+        self.keep_alive = interval.max(Duration::from_secs(5));
+        self
+    }
+
+    /// The client. Nothing is sent before the first call. To be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] if the URL is none.
+    pub fn connect_lazy(self) -> Result<Client, Error> {
+        let url = if self.url.contains("://") { self.url.clone() } else { format!("http://{}", self.url) };
+        let endpoint = Endpoint::from_shared(url.clone())
+            .map_err(|cause| Error::new(ErrorKind::Invalid, format!("{url} is no URL of a broker: {cause}")))?
+            .user_agent(concat!("sawlog-client/", env!("CARGO_PKG_VERSION")))
+            .map_err(|cause| Error::new(ErrorKind::Invalid, cause.to_string()))?
+            .connect_timeout(self.connect_timeout)
+            .tcp_nodelay(true)
+            .max_frame_size(FRAME_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .http2_keep_alive_interval(self.keep_alive)
+            .keep_alive_timeout(Duration::from_secs(10))
+            .buffer_size(QUEUE_REQUESTS);
+        let channel = endpoint.connect_lazy();
+        Ok(Client { channel, settings: Arc::new(Settings { url, call_timeout: self.call_timeout }) })
+    }
+}

@@ -1,0 +1,246 @@
+//! Producing: `send` puts a record into the open batch of its partition and returns a [`Receipt`]; a task of the
+//! producer sends full and aged batches, pipelined, and resends in order after a cut.
+//!
+//! Invariants:
+//! - Records of one partition are appended in the order of their `send` calls.
+//! - An idempotent producer (the default) never writes a record twice, whatever is resent.
+//! - Memory is bounded: what is buffered and not yet answered stays within `buffer_bytes`; `send` waits for room.
+//! - A record costs one short lock and a copy of its bytes into the batch; its receipt shares the completion of its
+//!   batch. Nothing else is allocated, spawned or awaited per record.
+
+use std::time::Duration;
+
+use crate::connection::Client;
+use crate::error::Error;
+use crate::types::{AckLevel, Codec, Header, Record, RecordPosition, Topic};
+
+mod receipt;
+
+pub use receipt::Receipt;
+
+/// Batches of a partition that may be unacknowledged at once (rule PR-7: the broker remembers as many).
+pub const MAX_IN_FLIGHT: usize = 64;
+
+/// Chooses how a producer works.
+#[derive(Debug, Clone)]
+pub struct ProducerBuilder {
+    client: Client,
+    topic: String,
+    settings: Settings,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) linger: Duration,
+    pub(crate) batch_bytes: usize,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) max_in_flight: usize,
+    pub(crate) ack: Option<AckLevel>,
+    pub(crate) idempotent: bool,
+    pub(crate) codec: Codec,
+    pub(crate) name: String,
+    pub(crate) delivery_timeout: Duration,
+}
+
+/// Records that a broker had acknowledged at `written` and lost with its machine (rule PR-12).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LostRecords {
+    /// The partition.
+    pub partition: u32,
+    /// Number of records lost.
+    pub records: u64,
+    /// Offset of the first lost record as it had been acknowledged, if this producer still knows it.
+    pub first_offset: Option<u64>,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client, topic: String) -> Self {
+        let settings = Settings {
+            linger: Duration::from_millis(1),
+            batch_bytes: 128 << 10,
+            buffer_bytes: 32 << 20,
+            max_in_flight: 16,
+            ack: None,
+            idempotent: true,
+            codec: Codec::None,
+            name: String::new(),
+            delivery_timeout: Duration::from_secs(120),
+        };
+        Self { client, topic, settings }
+    }
+
+    /// How long a record may wait for others of its batch. Default 1 ms.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.settings.linger = linger;
+        self
+    }
+
+    /// Bytes at which a batch is full, 1 KiB to 4 MiB. Default 128 KiB.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.settings.batch_bytes = bytes.clamp(1 << 10, 4 << 20);
+        self
+    }
+
+    /// Bytes of records that may be buffered or unanswered; above it `send` waits. Default 32 MiB.
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.settings.buffer_bytes = bytes;
+        self
+    }
+
+    /// Batches of a partition that may be unanswered, 1 to 64. Default 16.
+    pub fn max_in_flight(mut self, batches: usize) -> Self {
+        self.settings.max_in_flight = batches.clamp(1, MAX_IN_FLIGHT);
+        self
+    }
+
+    /// Level at which records are acknowledged. Default: the topic's floor.
+    pub fn ack(mut self, level: AckLevel) -> Self {
+        self.settings.ack = Some(level);
+        self
+    }
+
+    /// Whether the broker drops repeats. Default true. Without it, what was under way at a cut is given back with an
+    /// unknown outcome.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.settings.idempotent = idempotent;
+        self
+    }
+
+    /// Compression of batches. Default none.
+    pub fn compression(mut self, codec: Codec) -> Self {
+        self.settings.codec = codec;
+        self
+    }
+
+    /// Name of the producer: a later one of the same name fences this one. Default none.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.settings.name = name.into();
+        self
+    }
+
+    /// How long a record may take from `send` to its acknowledgement before it is given back. Default 120 s.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.delivery_timeout = timeout;
+        self
+    }
+
+    /// Looks up the topic, registers the producer and starts its task.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`; `LIMIT_REACHED` if the broker remembers too many producers; a connection that fails for the
+    /// client's `call_timeout`.
+    pub async fn build(self) -> Result<Producer, Error> {
+        let _ = (self.client, self.topic, self.settings);
+        todo!()
+    }
+}
+
+/// A record to produce, borrowed: its bytes are copied into the batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RecordRef<'a> {
+    /// Entity id; absent is not empty.
+    pub key: Option<&'a [u8]>,
+    /// Payload; absent is a tombstone.
+    pub value: Option<&'a [u8]>,
+    /// Headers in order.
+    pub headers: &'a [Header],
+    /// Event time in milliseconds since 1970; absent: now.
+    pub timestamp_ms: Option<i64>,
+    /// On a topic without keys: the partition wanted.
+    pub partition: Option<u32>,
+}
+
+impl<'a> From<&'a Record> for RecordRef<'a> {
+    fn from(record: &'a Record) -> Self {
+        Self {
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: &record.headers,
+            timestamp_ms: record.timestamp_ms,
+            partition: record.partition,
+        }
+    }
+}
+
+/// Why [`Producer::try_send`] did not take a record.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum TrySendError {
+    /// The buffer is full; `send` would wait.
+    #[error("the producer's buffer is full")]
+    Full,
+    /// The record is refused, or the producer is closed.
+    #[error(transparent)]
+    Refused(#[from] Error),
+}
+
+/// Appends records to one topic. Cheap to clone; clones share batches and connection. Dropping the last one sends what
+/// is buffered, without waiting for it.
+#[derive(Debug, Clone)]
+pub struct Producer {}
+
+impl Producer {
+    /// Buffers a record, waiting for room if there is none, and returns at once then; awaiting the [`Receipt`] gives
+    /// the record's position.
+    ///
+    /// # Errors
+    /// `KEY_REQUIRED`, `KEY_TOO_LARGE`, `RECORD_TOO_LARGE`, `HEADERS_TOO_LARGE`, `PARTITION_NOT_FOUND`: found before
+    /// anything is sent. [`crate::ErrorKind::Closed`], or what stopped the producer for good, such as `PRODUCER_FENCED`.
+    pub async fn send(&self, _record: impl Into<Record>) -> Result<Receipt, Error> {
+        todo!()
+    }
+
+    /// The same with a borrowed record.
+    ///
+    /// # Errors
+    /// As [`Producer::send`].
+    pub async fn send_ref(&self, _record: RecordRef<'_>) -> Result<Receipt, Error> {
+        todo!()
+    }
+
+    /// Buffers a record if there is room now.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] if there is none; else as [`Producer::send`].
+    pub fn try_send(&self, _record: RecordRef<'_>) -> Result<Receipt, TrySendError> {
+        todo!()
+    }
+
+    /// Waits until the buffer has room again. A hint: another sender may take it first.
+    pub async fn ready(&self) {
+        todo!()
+    }
+
+    /// Sends what is buffered now and waits until all of it is answered.
+    ///
+    /// # Errors
+    /// The first failure among the records sent since the last flush, if any; their receipts tell each.
+    pub async fn flush(&self) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// Flushes, then ends the producer and its clones.
+    ///
+    /// # Errors
+    /// As [`Producer::flush`].
+    pub async fn close(self) -> Result<(), Error> {
+        todo!()
+    }
+
+    /// The topic as this producer last saw it.
+    pub fn topic(&self) -> Topic {
+        todo!()
+    }
+
+    /// Takes the losses told by the broker since the last call (rule PR-12); empty in all but very bad days.
+    pub fn take_lost(&self) -> Vec<LostRecords> {
+        todo!()
+    }
+
+    /// Sends one record and waits for its position.
+    ///
+    /// # Errors
+    /// As [`Producer::send`], and what the broker answered.
+    pub async fn send_and_wait(&self, record: impl Into<Record>) -> Result<RecordPosition, Error> {
+        self.send(record).await?.await
+    }
+}

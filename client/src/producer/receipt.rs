@@ -1,0 +1,125 @@
+//! What became of a batch, shared by the receipts of its records: one completion per batch, none per record.
+//!
+//! Invariant: a completion is settled exactly once, and every receipt that waits is woken then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::types::{AckLevel, RecordPosition, TopicId};
+
+/// Where a batch went.
+#[derive(Debug, Clone)]
+pub(crate) struct BatchPlace {
+    pub(crate) topic_id: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) epoch: u32,
+    pub(crate) base_offset: u64,
+    pub(crate) append_time_ms: i64,
+    pub(crate) duplicate: bool,
+    pub(crate) ack: AckLevel,
+}
+
+/// Why a batch failed; single records may have a reason of their own, by index.
+#[derive(Debug, Clone)]
+pub(crate) struct BatchFailure {
+    pub(crate) error: Error,
+    pub(crate) records: Vec<(u32, Error)>,
+}
+
+/// The shared completion of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Completion {
+    outcome: OnceLock<Result<BatchPlace, BatchFailure>>,
+    waiting: Mutex<Vec<Waker>>,
+}
+
+impl Completion {
+    /// Settles the batch and wakes all that wait. A second call changes nothing.
+    pub(crate) fn settle(&self, outcome: Result<BatchPlace, BatchFailure>) {
+        let waiting = {
+            let mut waiting = self.waiting.lock();
+            if self.outcome.set(outcome).is_err() {
+                return;
+            }
+            std::mem::take(&mut *waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn outcome(&self) -> Option<&Result<BatchPlace, BatchFailure>> {
+        self.outcome.get()
+    }
+}
+
+/// The promise of a record's position. Awaiting it gives the position once the record is acknowledged; dropping it
+/// changes nothing.
+#[derive(Debug)]
+#[must_use = "without awaiting it nobody learns whether the record was appended; `flush` tells it for all"]
+pub struct Receipt {
+    completion: Arc<Completion>,
+    index: u32,
+    slot: Option<usize>,
+}
+
+impl Receipt {
+    pub(crate) fn new(completion: Arc<Completion>, index: u32) -> Self {
+        Self { completion, index, slot: None }
+    }
+
+    /// The position, if the answer is there.
+    pub fn try_position(&self) -> Option<Result<RecordPosition, Error>> {
+        let outcome = self.completion.outcome()?;
+        Some(match outcome {
+            Ok(place) => Ok(RecordPosition {
+                topic_id: place.topic_id.clone(),
+                partition: place.partition,
+                epoch: place.epoch,
+                offset: place.base_offset + u64::from(self.index),
+                append_time_ms: place.append_time_ms,
+                duplicate: place.duplicate,
+                ack: place.ack,
+            }),
+            Err(failure) => {
+                let own = failure.records.iter().find(|(index, _)| *index == self.index);
+                Err(own.map_or(&failure.error, |(_, error)| error).clone())
+            }
+        })
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<RecordPosition, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Some(position) = self.try_position() {
+            return Poll::Ready(position);
+        }
+        let slot = {
+            let mut waiting = self.completion.waiting.lock();
+            if self.completion.outcome().is_some() {
+                None
+            } else if let Some(slot) = self.slot {
+                waiting[slot].clone_from(context.waker());
+                Some(slot)
+            } else {
+                // Receipts of one batch are mostly awaited by one task, one after the other.
+                if !waiting.last().is_some_and(|last| last.will_wake(context.waker())) {
+                    waiting.push(context.waker().clone());
+                }
+                Some(waiting.len() - 1)
+            }
+        };
+        match slot {
+            Some(_) => {
+                self.slot = slot;
+                Poll::Pending
+            }
+            None => Poll::Ready(self.try_position().expect("it was settled under the lock above")),
+        }
+    }
+}

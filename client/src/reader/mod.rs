@@ -1,0 +1,348 @@
+//! Reading without a group: ranges of a topic, live ends too.
+//!
+//! Invariants:
+//! - Per partition, records come in order of offset, none twice, none left out; what will not come is told by a
+//!   [`ReadEvent::Gap`].
+//! - After a cut the read goes on behind the last record, with its epoch, so that another record is never taken for it.
+//! - Each batch's CRC-32C is checked here again (rule C5).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio_stream::Stream;
+
+use crate::connection::Client;
+use crate::error::Error;
+use crate::types::{Header, TopicId};
+
+/// Where to begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReaderFrom {
+    /// At the log start.
+    Earliest,
+    /// At the high watermark.
+    Latest,
+    /// At this offset in every partition read.
+    Offset(u64),
+    /// At the first record appended at or after this time, in milliseconds since 1970.
+    TimestampMs(i64),
+    /// So many records before the high watermark, per partition.
+    Last(u64),
+    /// At these offsets; only these partitions are read.
+    Starts(Vec<Start>),
+}
+
+/// Where a partition's read begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Start {
+    /// Partition, from 0.
+    pub partition: u32,
+    /// First offset to read.
+    pub offset: u64,
+    /// Epoch of the record before it, if known: a position of a part that was cut is then refused.
+    pub epoch: Option<u32>,
+}
+
+/// Where to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReaderTo {
+    /// Before this offset in every partition.
+    Offset(u64),
+    /// Before the first record appended at or after this time, in milliseconds since 1970.
+    TimestampMs(i64),
+    /// After so many records in all.
+    Count(u64),
+    /// At the high watermark as it is when the read begins.
+    HighWatermark,
+}
+
+/// Why records are missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GapReason {
+    /// Retention removed them.
+    Retention,
+    /// They were trimmed.
+    Trim,
+    /// They are damaged.
+    Corrupt,
+    /// They were cut from the end.
+    Truncated,
+    /// Their batch cannot be decoded.
+    Undecodable,
+    /// A reason that this client does not know.
+    Other,
+}
+
+/// A record that was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadRecord {
+    /// Partition, from 0.
+    pub partition: u32,
+    /// Offset.
+    pub offset: u64,
+    /// Epoch of the partition when it was appended.
+    pub epoch: u32,
+    /// Time of the append in milliseconds since 1970.
+    pub append_time_ms: i64,
+    /// Event time in milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Entity id; absent is not empty.
+    pub key: Option<Bytes>,
+    /// Payload; absent is a tombstone.
+    pub value: Option<Bytes>,
+    /// Headers in order.
+    pub headers: Vec<Header>,
+}
+
+/// What a read meets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReadEvent {
+    /// A record.
+    Record(ReadRecord),
+    /// The live end of a partition is reached.
+    CaughtUp {
+        /// The partition.
+        partition: u32,
+        /// Offset that comes next.
+        offset: u64,
+    },
+    /// The read has fallen behind the live end again.
+    FellBehind {
+        /// The partition.
+        partition: u32,
+        /// Offset that comes next.
+        offset: u64,
+    },
+    /// Offsets that will not come.
+    Gap {
+        /// The partition.
+        partition: u32,
+        /// First missing offset.
+        from: u64,
+        /// First offset after the gap.
+        to: u64,
+        /// Why.
+        reason: GapReason,
+    },
+    /// A partition was read to its end bound.
+    PartitionEnd {
+        /// The partition.
+        partition: u32,
+        /// Offset that would come next.
+        offset: u64,
+    },
+}
+
+/// A batch that was read, its records not yet unpacked.
+#[derive(Debug, Clone)]
+pub struct ReadBatch {}
+
+/// What a batch-wise read meets: a batch, or an event other than a record.
+#[derive(Debug, Clone)]
+pub enum BatchEvent {
+    /// Records.
+    Batch(ReadBatch),
+    /// Anything else; never [`ReadEvent::Record`].
+    Event(ReadEvent),
+}
+
+/// Chooses what to read.
+#[derive(Debug, Clone)]
+pub struct ReaderBuilder {
+    client: Client,
+    settings: Settings,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) topic: String,
+    pub(crate) partitions: Vec<u32>,
+    pub(crate) from: ReaderFrom,
+    pub(crate) to: Option<ReaderTo>,
+    pub(crate) follow: bool,
+    pub(crate) filter: Option<sawlog_proto::v1::ReadFilter>,
+    pub(crate) max_records_per_second: u64,
+    pub(crate) max_bytes_per_second: u64,
+    pub(crate) skip_damaged: bool,
+}
+
+impl ReaderBuilder {
+    pub(crate) fn new(client: Client, topic: String) -> Self {
+        let settings = Settings {
+            topic,
+            partitions: Vec::new(),
+            from: ReaderFrom::Earliest,
+            to: None,
+            follow: false,
+            filter: None,
+            max_records_per_second: 0,
+            max_bytes_per_second: 0,
+            skip_damaged: false,
+        };
+        Self { client, settings }
+    }
+
+    /// Partitions to read. Default: all.
+    pub fn partitions(mut self, partitions: impl IntoIterator<Item = u32>) -> Self {
+        self.settings.partitions = partitions.into_iter().collect();
+        self
+    }
+
+    /// Where to begin. Default: [`ReaderFrom::Earliest`].
+    pub fn from(mut self, from: ReaderFrom) -> Self {
+        self.settings.from = from;
+        self
+    }
+
+    /// Where to stop. Default: at the high watermark as it is now, or never with `follow`.
+    pub fn to(mut self, to: ReaderTo) -> Self {
+        self.settings.to = Some(to);
+        self
+    }
+
+    /// Whether to go on with what is appended later. Default false.
+    pub fn follow(mut self, follow: bool) -> Self {
+        self.settings.follow = follow;
+        self
+    }
+
+    /// Only records with exactly this key.
+    pub fn key(mut self, key: impl Into<Bytes>) -> Self {
+        self.filter().key = Some(key.into());
+        self
+    }
+
+    /// Only records whose keys begin with this.
+    pub fn key_prefix(mut self, prefix: impl Into<Bytes>) -> Self {
+        self.filter().key_prefix = Some(prefix.into());
+        self
+    }
+
+    /// Only records with this header, whatever its value. May be called again: all must hold.
+    pub fn header(self, key: impl Into<String>) -> Self {
+        self.header_match(key, None)
+    }
+
+    /// Only records with this header of exactly this value.
+    pub fn header_equals(self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.header_match(key, Some(sawlog_proto::v1::header_match::Value::Equals(value.into())))
+    }
+
+    /// Only records with this header and a value that begins with this.
+    pub fn header_prefix(self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
+        self.header_match(key, Some(sawlog_proto::v1::header_match::Value::Prefix(value.into())))
+    }
+
+    /// At most so many records a second; 0: no limit.
+    pub fn max_records_per_second(mut self, records: u64) -> Self {
+        self.settings.max_records_per_second = records;
+        self
+    }
+
+    /// At most so many bytes a second; 0: no limit.
+    pub fn max_bytes_per_second(mut self, bytes: u64) -> Self {
+        self.settings.max_bytes_per_second = bytes;
+        self
+    }
+
+    /// Whether to go past damaged ranges, each told by a [`ReadEvent::Gap`]. Default false: the read ends with
+    /// `CORRUPT_SEGMENT`.
+    pub fn skip_damaged(mut self, skip: bool) -> Self {
+        self.settings.skip_damaged = skip;
+        self
+    }
+
+    /// Looks up the bounds and begins to read.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`, `PARTITION_NOT_FOUND`; a connection that fails for the client's `call_timeout`. Bounds out
+    /// of the log are told by the first event.
+    pub async fn open(self) -> Result<Reader, Error> {
+        let _ = (self.client, self.settings);
+        todo!()
+    }
+
+    fn filter(&mut self) -> &mut sawlog_proto::v1::ReadFilter {
+        self.settings.filter.get_or_insert_default()
+    }
+
+    fn header_match(mut self, key: impl Into<String>, value: Option<sawlog_proto::v1::header_match::Value>) -> Self {
+        self.filter().headers.push(sawlog_proto::v1::HeaderMatch { key: key.into(), value });
+        self
+    }
+}
+
+/// A read under way: a stream of events. Ends after the last [`ReadEvent::PartitionEnd`], or after an error.
+#[derive(Debug)]
+pub struct Reader {}
+
+impl Reader {
+    /// The next batch or event, for readers in a hurry: the records of a batch are unpacked one by one, without an
+    /// allocation each. Not to be mixed with the stream of single records.
+    pub async fn next_batch(&mut self) -> Option<Result<BatchEvent, Error>> {
+        todo!()
+    }
+
+    /// Where the read stands: per partition the next offset, with the epoch of the record before it. Give it to
+    /// [`ReaderFrom::Starts`] to go on there.
+    pub fn positions(&self) -> Vec<Start> {
+        todo!()
+    }
+
+    /// Id of the topic that is read.
+    pub fn topic_id(&self) -> &TopicId {
+        todo!()
+    }
+}
+
+impl Stream for Reader {
+    type Item = Result<ReadEvent, Error>;
+
+    fn poll_next(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        todo!()
+    }
+}
+
+/// A record of a [`ReadBatch`], borrowed from it.
+#[derive(Debug, Clone, Copy)]
+pub struct BatchItem<'a> {
+    /// Offset.
+    pub offset: u64,
+    /// Event time in milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Entity id; absent is not empty.
+    pub key: Option<&'a [u8]>,
+    /// Payload; absent is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
+impl ReadBatch {
+    /// Partition, from 0.
+    pub fn partition(&self) -> u32 {
+        todo!()
+    }
+
+    /// Number of records within the bounds of the read.
+    pub fn len(&self) -> usize {
+        todo!()
+    }
+
+    /// Whether it holds no record.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of the batch as it came.
+    pub fn bytes(&self) -> usize {
+        todo!()
+    }
+
+    /// Calls `each` with every record in order; returns their number. Nothing is allocated per record.
+    ///
+    /// # Errors
+    /// A record that cannot be unpacked ([`crate::ErrorKind::DataLoss`]).
+    pub fn for_each(&self, _each: impl FnMut(BatchItem<'_>)) -> Result<usize, Error> {
+        todo!()
+    }
+}
