@@ -5,6 +5,8 @@
 
 pub mod disk;
 mod mmap;
+#[cfg(any(test, feature = "testing"))]
+pub mod sim_disk;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -14,6 +16,8 @@ use std::sync::Arc;
 use super::sabotage::Sabotage;
 
 pub use disk::Disk;
+#[cfg(any(test, feature = "testing"))]
+pub use sim_disk::SimDisk;
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
