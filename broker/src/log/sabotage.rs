@@ -1,34 +1,25 @@
-//! Rules that a test switches off in one instance, to show that the harness notices.
+//! Rules that a test breaks on purpose in one instance, to show that the harness would notice.
 //!
-//! Without the feature `testing` there is nothing to switch: the questions are answered `false` and cost nothing. The
-//! set travels with the [`Storage`](super::storage::Storage), never in a global, so that tests run side by side.
+//! The set is carried by value, in the environment of a log and by its storage, never in a global, so that tests run
+//! side by side. Without the feature `testing` every question is answered `false` and costs nothing.
 
-/// Which rules are switched off; none by default.
+/// Which rules are broken; none by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Sabotage {
-    #[cfg(any(test, feature = "testing"))]
-    switches: u32,
-}
-
-/// A rule that can be switched off.
-#[cfg(any(test, feature = "testing"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Switch {
-    /// Acknowledge `durable` appends before their sync (rules D1, F1).
-    AckBeforeSync = 1,
-    /// Try a failed sync again and believe the second answer (rule F1).
-    RetryFailedSync = 1 << 1,
-    /// Do not sync directories (rule D7).
-    SkipDirectorySync = 1 << 2,
-    /// Serve what recovery found without syncing it first (rule D6).
-    ServeRecoveredTailUnsynced = 1 << 3,
-    /// Check the body's checksum alone, not the header's (rule C1).
-    PayloadOnlyChecksum = 1 << 4,
-    /// Cut the log at the first bad byte (rule C3).
-    TruncateAtFirstBadByte = 1 << 5,
-    /// Believe an index entry without looking at the frame (rule C4).
-    TrustIndex = 1 << 6,
+    /// Answers `durable` before the sync has ended (breaks D1 and F1).
+    pub ack_before_sync: bool,
+    /// Tries a failed sync again and believes the second answer (breaks F1).
+    pub retry_failed_sync: bool,
+    /// Leaves out the sync of directories (breaks D7).
+    pub skip_directory_sync: bool,
+    /// Serves what recovery found without syncing it, and without reading it from the device (breaks D6).
+    pub serve_unsynced_tail: bool,
+    /// Sums up the batch alone, not the header (breaks C1).
+    pub payload_only_checksum: bool,
+    /// Takes the first bad byte for the end of the log (breaks C3).
+    pub truncate_at_first_bad_byte: bool,
+    /// Believes an index without looking at its checksum or the frames (breaks C4).
+    pub trust_index: bool,
 }
 
 /// Defines one question per switch.
@@ -37,11 +28,8 @@ macro_rules! questions {
         impl Sabotage {
             $($(#[$doc])*
             #[inline]
-            pub fn $name(self) -> bool {
-                #[cfg(any(test, feature = "testing"))]
-                return self.has(Switch::$switch);
-                #[cfg(not(any(test, feature = "testing")))]
-                false
+            pub const fn $name(self) -> bool {
+                cfg!(any(test, feature = "testing")) && self.$switch
             })*
         }
     };
@@ -49,29 +37,17 @@ macro_rules! questions {
 
 questions! {
     /// Whether `durable` appends are acknowledged before their sync.
-    acks_before_sync => AckBeforeSync;
+    acks_before_sync => ack_before_sync;
     /// Whether a failed sync is tried again and its second answer believed.
-    retries_failed_sync => RetryFailedSync;
+    retries_failed_sync => retry_failed_sync;
     /// Whether directories are not synced.
-    skips_directory_sync => SkipDirectorySync;
-    /// Whether recovery leaves out its syncs.
-    serves_recovered_tail_unsynced => ServeRecoveredTailUnsynced;
+    skips_directory_sync => skip_directory_sync;
+    /// Whether recovery leaves out its syncs and believes the page cache.
+    serves_unsynced_tail => serve_unsynced_tail;
     /// Whether a frame's header is believed without its checksum.
-    checks_payload_only => PayloadOnlyChecksum;
+    checks_payload_only => payload_only_checksum;
     /// Whether recovery cuts at the first bad byte.
-    truncates_at_first_bad_byte => TruncateAtFirstBadByte;
-    /// Whether an index entry is believed without looking at the frame.
-    trusts_index => TrustIndex;
-}
-
-#[cfg(any(test, feature = "testing"))]
-impl Sabotage {
-    /// One rule switched off.
-    pub fn of(switch: Switch) -> Self {
-        Self { switches: switch as u32 }
-    }
-
-    fn has(self, switch: Switch) -> bool {
-        self.switches & switch as u32 != 0
-    }
+    truncates_at_first_bad_byte => truncate_at_first_bad_byte;
+    /// Whether an index is believed without looking at its checksum or the frames.
+    trusts_index => trust_index;
 }
