@@ -47,7 +47,14 @@ impl Disk {
     /// The system's, with the path in the text.
     pub fn create(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::DirBuilderExt;
+        let missing: Vec<&Path> =
+            path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists()).collect();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| name_path(error, path))?;
+        // The new entries must survive a power loss before anything below may be acknowledged (rule D7).
+        for made in missing {
+            let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            File::open(parent).and_then(|dir| dir.sync_all()).map_err(|error| name_path(error, parent))?;
+        }
         Self::open(path)
     }
 

@@ -94,6 +94,7 @@ pub trait MappedFile: Debug + Send + Sync {
 }
 
 /// An open file. Positions are in bytes from its start; every call may be made from several threads at once.
+#[expect(clippy::len_without_is_empty, reason = "the length may fail, and nobody asks for emptiness alone")]
 pub trait StorageFile: Debug + Send + Sync + 'static {
     /// Reads at `position` until `buffer` is full or the file ends; returns the bytes read. `EINTR` is retried.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<usize>;
