@@ -25,6 +25,14 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     status_bytes(pid, "VmRSS:")
 }
 
+/// The most resident memory that the process ever had, in bytes.
+///
+/// # Errors
+/// The process is gone, or this is no Linux.
+pub fn peak_resident_bytes(pid: u32) -> io::Result<u64> {
+    status_bytes(pid, "VmHWM:")
+}
+
 /// Resident memory that is not backed by files, in bytes: what only this process can give back.
 ///
 /// # Errors

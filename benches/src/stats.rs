@@ -7,6 +7,11 @@ use hdrhistogram::Histogram;
 pub struct Samples(Vec<f64>);
 
 impl Samples {
+    /// No repetitions yet.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     /// Adds a repetition.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
@@ -90,6 +95,11 @@ impl Latencies {
     /// Counts one time in nanoseconds; a minute and more count as a minute.
     pub fn record_ns(&mut self, nanos: u64) {
         self.0.saturating_record(nanos.max(1));
+    }
+
+    /// Counts all times of another distribution too.
+    pub fn add(&mut self, other: &Self) {
+        self.0.add(&other.0).expect("both have the same bounds");
     }
 
     /// Number of times counted.

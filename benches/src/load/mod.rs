@@ -4,6 +4,7 @@
 //!   records, one call at a time, a fixed number of requests in flight.
 //! - [`client`]: everything that users do: the client crate's producer and reader.
 
+pub mod client;
 pub mod wire;
 
 /// Value bytes of a record that looks like data: 100 bytes of it do not compress to nothing.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use sawlog_broker::limits;
 use sawlog_proto::batch::{BatchBuilder, Codec};
 use sawlog_proto::v1::produce_service_client::ProduceServiceClient;
+use sawlog_proto::v1::read_service_client::ReadServiceClient;
 use sawlog_proto::v1::{self, produce_request, produce_stream_response};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -39,6 +40,11 @@ pub fn produce_client(channel: Channel) -> ProduceServiceClient<Channel> {
     ProduceServiceClient::new(channel)
         .max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
         .max_encoding_message_size(limits::GRPC_MESSAGE_BYTES)
+}
+
+/// The read service on a connection, with message limits of the broker.
+pub fn read_client(channel: Channel) -> ReadServiceClient<Channel> {
+    ReadServiceClient::new(channel).max_decoding_message_size(limits::GRPC_MESSAGE_BYTES)
 }
 
 /// A batch of equal records without keys.
@@ -92,6 +98,15 @@ pub struct LoopOutcome {
     pub seconds: f64,
     /// Time of each from request to answer.
     pub latencies: Latencies,
+}
+
+impl LoopOutcome {
+    /// Joins a loop that ran at the same time.
+    pub fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.seconds = self.seconds.max(other.seconds);
+        self.latencies.add(&other.latencies);
+    }
 }
 
 /// Keeps so many requests in flight on one stream until the time is over, then waits for the last answers. `request`
