@@ -9,7 +9,6 @@ use tonic::Status;
 
 use crate::connection::Client;
 use crate::error::{Error, ErrorKind};
-use crate::retry::Retry;
 use crate::types::{OffsetAt, Partition, PartitionOffset, Topic, TopicConfig, TopicId, signed, unsigned};
 
 /// Administration of a broker.
@@ -100,6 +99,7 @@ impl Admin {
             labels: topic.labels.into_iter().collect(),
         };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.create_topic(request).await }
@@ -114,6 +114,7 @@ impl Admin {
     /// `TOPIC_NOT_FOUND`.
     pub async fn get_topic(&self, name: &str) -> Result<Topic, Error> {
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), v1::GetTopicRequest { name: name.to_owned() });
                 async move { topics.get_topic(request).await }
@@ -155,6 +156,7 @@ impl Admin {
         let request =
             v1::ListTopicsRequest { page_size, page_token: page_token.to_owned(), name_prefix: prefix.to_owned() };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.list_topics(request).await }
@@ -185,6 +187,7 @@ impl Admin {
             update_mask: Some(prost_types::FieldMask { paths }),
         };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.update_topic(request).await }
@@ -200,6 +203,7 @@ impl Admin {
     pub async fn delete_topic(&self, name: &str, force: bool) -> Result<TopicId, Error> {
         let request = v1::DeleteTopicRequest { name: name.to_owned(), force };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.delete_topic(request).await }
@@ -219,6 +223,7 @@ impl Admin {
             .collect();
         let request = v1::TrimTopicRequest { name: name.to_owned(), before };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.trim_topic(request).await }
@@ -234,6 +239,7 @@ impl Admin {
     pub async fn describe_partitions(&self, name: &str, partitions: &[u32]) -> Result<Vec<Partition>, Error> {
         let request = v1::DescribePartitionsRequest { name: name.to_owned(), partitions: partitions.to_vec() };
         let response = self
+            .client
             .repeat(|| {
                 let (mut topics, request) = (self.client.topics(), request.clone());
                 async move { topics.describe_partitions(request).await }
@@ -276,6 +282,7 @@ impl Admin {
         };
         let request = v1::GetOffsetsRequest { topic: name.to_owned(), partitions: partitions.to_vec(), at: Some(at) };
         let response = self
+            .client
             .repeat(|| {
                 let (mut reads, request) = (self.client.reads(), request.clone());
                 async move { reads.get_offsets(request).await }
@@ -316,30 +323,6 @@ impl Admin {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(Error::from_status(&status)),
             Err(_) => Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")),
-        }
-    }
-
-    /// Makes the call, and again after a wait while a repeat may help and time is left. Every call of this service may
-    /// be repeated: creating answers what exists, the others have their outcome named.
-    async fn repeat<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Error>
-    where
-        F: Future<Output = Result<tonic::Response<T>, Status>>,
-    {
-        let deadline = tokio::time::Instant::now() + self.client.call_timeout();
-        let mut retry = Retry::new();
-        loop {
-            let Ok(answer) = tokio::time::timeout_at(deadline, call()).await else {
-                return Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time"));
-            };
-            let error = match answer {
-                Ok(response) => return Ok(response.into_inner()),
-                Err(status) => Error::from_status(&status),
-            };
-            let at = tokio::time::Instant::now() + retry.next_wait(error.retry_after());
-            if !error.is_retryable() || at >= deadline {
-                return Err(error);
-            }
-            tokio::time::sleep_until(at).await;
         }
     }
 }

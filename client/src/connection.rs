@@ -3,18 +3,21 @@
 //! The transport connects at the first call and again after each cut; what a call does about a cut (repeat, resume,
 //! give back) is decided by producer, reader and admin, not here.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_proto::v1::produce_service_client::ProduceServiceClient;
 use sawlog_proto::v1::read_service_client::ReadServiceClient;
 use sawlog_proto::v1::topic_service_client::TopicServiceClient;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::admin::Admin;
 use crate::error::{Error, ErrorKind};
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
+use crate::retry::Retry;
 
 /// Bytes of a gRPC message, in or out, as the broker has it.
 const MESSAGE_BYTES: usize = 8 << 20;
@@ -101,6 +104,29 @@ impl Client {
         ReadServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Makes the call, and again after a wait while a repeat may help and time is left. Only for calls that may be made twice.
+    pub(crate) async fn repeat<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let deadline = tokio::time::Instant::now() + self.call_timeout();
+        let mut retry = Retry::new();
+        loop {
+            let Ok(answer) = tokio::time::timeout_at(deadline, call()).await else {
+                return Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time"));
+            };
+            let error = match answer {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => Error::from_status(&status),
+            };
+            let at = tokio::time::Instant::now() + retry.next_wait(error.retry_after());
+            if !error.is_retryable() || at >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep_until(at).await;
+        }
     }
 }
 

@@ -165,6 +165,20 @@ impl Error {
         Self::new(ErrorKind::Closed, format!("{what} is closed"))
     }
 
+    /// A refusal that the client can foresee: as the broker would say it.
+    pub(crate) fn refused(reason: ErrorReason, message: impl Into<String>) -> Self {
+        let code = code_of_reason(reason);
+        Self(Arc::new(Inner {
+            kind: kind_of(code),
+            code,
+            reason: Some(reason),
+            message: message.into(),
+            facts: HashMap::from([("outcome".to_owned(), "not_written".to_owned())]),
+            retry_after: None,
+            retryable: false,
+        }))
+    }
+
     /// The broker answered something that the protocol does not allow.
     pub(crate) fn protocol(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)
@@ -210,7 +224,11 @@ fn retryable_without_reason(code: Code, reason: Option<ErrorReason>) -> bool {
     match reason {
         Some(ErrorReason::RequestTimeout | ErrorReason::SlowReader) => true,
         Some(_) => code == Code::Unavailable,
-        None => matches!(code, Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown),
+        // The transport reports cuts as any of these; an INTERNAL of the broker has a reason.
+        None => matches!(
+            code,
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal
+        ),
     }
 }
 

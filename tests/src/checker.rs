@@ -340,7 +340,10 @@ fn check_batches(history: &History, last: &ReadRun, found: &mut Vec<Violation>) 
             batches.entry(batch).or_default().push(sent.id);
         }
     }
-    let places: HashMap<RecordId, Place> = last.seen.iter().map(|seen| (seen.id, seen.place)).collect();
+    let mut places: HashMap<RecordId, Place> = HashMap::new();
+    for seen in &last.seen {
+        places.entry(seen.id).or_insert(seen.place);
+    }
     let acked: HashMap<RecordId, Place> = history
         .sent
         .iter()

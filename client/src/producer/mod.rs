@@ -8,13 +8,26 @@
 //! - A record costs one short lock and a copy of its bytes into the batch; its receipt shares the completion of its
 //!   batch. Nothing else is allocated, spawned or awaited per record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use sawlog_proto::{partitioner, v1};
+use tokio::time::Instant;
+
+use crate::clock;
 use crate::connection::Client;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::types::{AckLevel, Codec, Header, Record, RecordPosition, Topic};
 
+mod accumulator;
+mod lane;
 mod receipt;
+mod sender;
+mod window;
+
+use accumulator::{Accumulator, Batching, Now, PushError, Step, TopicRules};
+use sender::{Sender, Shared};
+use window::Identity;
 
 pub use receipt::Receipt;
 
@@ -31,7 +44,7 @@ pub struct ProducerBuilder {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    pub(crate) linger: Duration,
+    pub(crate) linger: Linger,
     pub(crate) batch_bytes: usize,
     pub(crate) buffer_bytes: usize,
     pub(crate) max_in_flight: usize,
@@ -40,6 +53,15 @@ pub(crate) struct Settings {
     pub(crate) codec: Codec,
     pub(crate) name: String,
     pub(crate) delivery_timeout: Duration,
+}
+
+/// How long records wait for others of their batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Linger {
+    /// Only while something of the partition is unanswered, and no longer than this.
+    WhileBusy(Duration),
+    /// So long in any case.
+    Always(Duration),
 }
 
 /// Records that a broker had acknowledged at `written` and lost with its machine (rule PR-12).
@@ -56,7 +78,7 @@ pub struct LostRecords {
 impl ProducerBuilder {
     pub(crate) fn new(client: Client, topic: String) -> Self {
         let settings = Settings {
-            linger: Duration::from_millis(1),
+            linger: Linger::WhileBusy(Duration::from_millis(1)),
             batch_bytes: 128 << 10,
             buffer_bytes: 32 << 20,
             max_in_flight: 16,
@@ -69,9 +91,10 @@ impl ProducerBuilder {
         Self { client, topic, settings }
     }
 
-    /// How long a record may wait for others of its batch. Default 1 ms.
+    /// How long a record waits for others of its batch. By default it goes at once if nothing of its partition is
+    /// unanswered, and waits for at most 1 ms otherwise: alone it is fast, in a crowd it travels in large batches.
     pub fn linger(mut self, linger: Duration) -> Self {
-        self.settings.linger = linger;
+        self.settings.linger = Linger::Always(linger);
         self
     }
 
@@ -130,9 +153,40 @@ impl ProducerBuilder {
     /// `TOPIC_NOT_FOUND`; `LIMIT_REACHED` if the broker remembers too many producers; a connection that fails for the
     /// client's `call_timeout`.
     pub async fn build(self) -> Result<Producer, Error> {
-        let _ = (self.client, self.topic, self.settings);
-        todo!()
+        let topic = self.client.admin().get_topic(&self.topic).await?;
+        if topic.keyed() && topic.hash_version != partitioner::HASH_VERSION {
+            let message = format!("version {} of the partitioner is unknown to this client", topic.hash_version);
+            return Err(Error::new(ErrorKind::Invalid, message));
+        }
+        let identity =
+            if self.settings.idempotent { Some(init_producer(&self.client, &self.settings.name).await?) } else { None };
+        let batching = Batching {
+            linger: self.settings.linger,
+            batch_bytes: self.settings.batch_bytes,
+            buffer_bytes: self.settings.buffer_bytes,
+            codec: self.settings.codec,
+        };
+        // Producers begin at different partitions with records that have none.
+        let sticky = identity.map_or(0, |identity| identity.producer_id as u32);
+        let accumulator = Accumulator::new(TopicRules::of(&topic), batching, sticky);
+        let shared = Arc::new(Shared::new(accumulator, topic));
+        let sender = Sender::new(self.client, self.settings, Arc::clone(&shared), identity);
+        tokio::spawn(sender.run());
+        Ok(Producer { handle: Arc::new(Handle { shared }) })
     }
+}
+
+/// Registers the producer, or its next epoch. Repeated like any call of the admin.
+async fn init_producer(client: &Client, name: &str) -> Result<Identity, Error> {
+    let response = client
+        .repeat(|| {
+            let (mut produce, request) = (client.produce(), v1::InitProducerRequest { name: name.to_owned() });
+            async move { produce.init_producer(request).await }
+        })
+        .await?;
+    let epoch = i16::try_from(response.producer_epoch)
+        .map_err(|_| Error::protocol(format!("{} is no epoch of a producer", response.producer_epoch)))?;
+    Ok(Identity { producer_id: response.producer_id, epoch })
 }
 
 /// A record to produce, borrowed: its bytes are copied into the batch.
@@ -176,38 +230,70 @@ pub enum TrySendError {
 /// Appends records to one topic. Cheap to clone; clones share batches and connection. Dropping the last one sends what
 /// is buffered, without waiting for it.
 #[derive(Debug, Clone)]
-pub struct Producer {}
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+/// Ends the sender with the last producer.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.close(Error::closed("the producer"));
+    }
+}
 
 impl Producer {
     /// Buffers a record, waiting for room if there is none, and returns at once then; awaiting the [`Receipt`] gives
     /// the record's position.
     ///
     /// # Errors
-    /// `KEY_REQUIRED`, `KEY_TOO_LARGE`, `RECORD_TOO_LARGE`, `HEADERS_TOO_LARGE`, `PARTITION_NOT_FOUND`: found before
-    /// anything is sent. [`crate::ErrorKind::Closed`], or what stopped the producer for good, such as `PRODUCER_FENCED`.
-    pub async fn send(&self, _record: impl Into<Record>) -> Result<Receipt, Error> {
-        todo!()
+    /// `KEY_REQUIRED`, `KEY_TOO_LARGE`, `RECORD_TOO_LARGE`, `HEADERS_TOO_LARGE`, `WRONG_PARTITION`,
+    /// `PARTITION_NOT_FOUND`: found before anything is sent. [`crate::ErrorKind::Closed`], or what stopped the
+    /// producer for good, such as `PRODUCER_FENCED`.
+    pub async fn send(&self, record: impl Into<Record>) -> Result<Receipt, Error> {
+        let record = record.into();
+        self.send_ref(RecordRef::from(&record)).await
     }
 
     /// The same with a borrowed record.
     ///
     /// # Errors
     /// As [`Producer::send`].
-    pub async fn send_ref(&self, _record: RecordRef<'_>) -> Result<Receipt, Error> {
-        todo!()
+    pub async fn send_ref(&self, record: RecordRef<'_>) -> Result<Receipt, Error> {
+        loop {
+            match self.push(record) {
+                Ok((receipt, step)) => {
+                    if step == Step::Filled {
+                        // Lets the sender run where it shares a thread with a caller that never waits.
+                        tokio::task::yield_now().await;
+                    }
+                    return Ok(receipt);
+                }
+                Err(PushError::Refused(error)) => return Err(error),
+                Err(PushError::Full) => self.ready().await,
+            }
+        }
     }
 
     /// Buffers a record if there is room now.
     ///
     /// # Errors
     /// [`TrySendError::Full`] if there is none; else as [`Producer::send`].
-    pub fn try_send(&self, _record: RecordRef<'_>) -> Result<Receipt, TrySendError> {
-        todo!()
+    pub fn try_send(&self, record: RecordRef<'_>) -> Result<Receipt, TrySendError> {
+        match self.push(record) {
+            Ok((receipt, _)) => Ok(receipt),
+            Err(PushError::Full) => Err(TrySendError::Full),
+            Err(PushError::Refused(error)) => Err(TrySendError::Refused(error)),
+        }
     }
 
     /// Waits until the buffer has room again. A hint: another sender may take it first.
     pub async fn ready(&self) {
-        todo!()
+        self.shared().wait_until(|accumulator| accumulator.has_room().then_some(())).await;
     }
 
     /// Sends what is buffered now and waits until all of it is answered.
@@ -215,7 +301,11 @@ impl Producer {
     /// # Errors
     /// The first failure among the records sent since the last flush, if any; their receipts tell each.
     pub async fn flush(&self) -> Result<(), Error> {
-        todo!()
+        let mark = self.shared().accumulator.lock().flush();
+        self.shared().wake.notify_one();
+        let failure =
+            self.shared().wait_until(|accumulator| accumulator.flushed(mark).then(|| accumulator.take_failure())).await;
+        failure.map_or(Ok(()), Err)
     }
 
     /// Flushes, then ends the producer and its clones.
@@ -223,17 +313,20 @@ impl Producer {
     /// # Errors
     /// As [`Producer::flush`].
     pub async fn close(self) -> Result<(), Error> {
-        todo!()
+        let flushed = self.flush().await;
+        self.shared().close(Error::closed("the producer"));
+        self.shared().ended.cancelled().await;
+        flushed
     }
 
     /// The topic as this producer last saw it.
     pub fn topic(&self) -> Topic {
-        todo!()
+        self.shared().topic.lock().clone()
     }
 
     /// Takes the losses told by the broker since the last call (rule PR-12); empty in all but very bad days.
     pub fn take_lost(&self) -> Vec<LostRecords> {
-        todo!()
+        std::mem::take(&mut *self.shared().lost.lock())
     }
 
     /// Sends one record and waits for its position.
@@ -243,4 +336,21 @@ impl Producer {
     pub async fn send_and_wait(&self, record: impl Into<Record>) -> Result<RecordPosition, Error> {
         self.send(record).await?.await
     }
+
+    fn push(&self, record: RecordRef<'_>) -> Result<(Receipt, Step), PushError> {
+        let shared = self.shared();
+        let pushed = shared.accumulator.lock().push(record, now);
+        if !matches!(pushed, Ok((_, Step::Joined)) | Err(PushError::Refused(_))) {
+            shared.wake.notify_one();
+        }
+        pushed
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), wall_ms: clock::wall_ms() }
 }

@@ -22,6 +22,29 @@ pub(crate) struct BatchPlace {
     pub(crate) append_time_ms: i64,
     pub(crate) duplicate: bool,
     pub(crate) ack: AckLevel,
+    /// Records that were refused and taken out before the others were written, by index, in order.
+    pub(crate) refused: Vec<(u32, Error)>,
+}
+
+impl BatchPlace {
+    fn position_of(&self, index: u32) -> Result<RecordPosition, Error> {
+        let mut before = 0;
+        for (refused, error) in &self.refused {
+            if *refused == index {
+                return Err(error.clone());
+            }
+            before += u64::from(*refused < index);
+        }
+        Ok(RecordPosition {
+            topic_id: self.topic_id.clone(),
+            partition: self.partition,
+            epoch: self.epoch,
+            offset: self.base_offset + u64::from(index) - before,
+            append_time_ms: self.append_time_ms,
+            duplicate: self.duplicate,
+            ack: self.ack,
+        })
+    }
 }
 
 /// Why a batch failed; single records may have a reason of their own, by index.
@@ -73,22 +96,18 @@ impl Receipt {
 
     /// The position, if the answer is there.
     pub fn try_position(&self) -> Option<Result<RecordPosition, Error>> {
-        let outcome = self.completion.outcome()?;
-        Some(match outcome {
-            Ok(place) => Ok(RecordPosition {
-                topic_id: place.topic_id.clone(),
-                partition: place.partition,
-                epoch: place.epoch,
-                offset: place.base_offset + u64::from(self.index),
-                append_time_ms: place.append_time_ms,
-                duplicate: place.duplicate,
-                ack: place.ack,
-            }),
+        Some(match self.completion.outcome()? {
+            Ok(place) => place.position_of(self.index),
             Err(failure) => {
                 let own = failure.records.iter().find(|(index, _)| *index == self.index);
                 Err(own.map_or(&failure.error, |(_, error)| error).clone())
             }
         })
+    }
+
+    /// The record's place in its batch, from 0: a batch is written whole or not at all.
+    pub fn index_in_batch(&self) -> u32 {
+        self.index
     }
 }
 

@@ -183,6 +183,21 @@ impl BatchBuilder {
     }
 }
 
+/// The same batch under another identity: its producer sends it again, numbered anew (rule PR-7).
+///
+/// # Panics
+/// If it is no whole batch.
+pub fn restamp(batch: Bytes, producer: ProducerStamp) -> Bytes {
+    let mut batch = batch.try_into_mut().unwrap_or_else(|shared| shared.as_ref().into());
+    assert!(batch.len() >= HEADER_BYTES, "only a whole batch is stamped anew");
+    batch[43..51].copy_from_slice(&producer.producer_id.to_be_bytes());
+    batch[51..53].copy_from_slice(&producer.producer_epoch.to_be_bytes());
+    batch[53..57].copy_from_slice(&producer.base_sequence.to_be_bytes());
+    let crc = crc_of(&batch);
+    batch[17..CRC_START].copy_from_slice(&crc.to_be_bytes());
+    batch.freeze()
+}
+
 /// The length that stands before a field, -1 for an absent one.
 fn length_of(field: Option<&[u8]>) -> i32 {
     field.map_or(-1, |field| i32::try_from(field.len()).expect("a batch has at most i32::MAX bytes"))

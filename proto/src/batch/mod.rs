@@ -43,7 +43,7 @@ mod tests;
 use bytes::Bytes;
 
 pub use self::check::{check, head_with};
-pub use self::encode::BatchBuilder;
+pub use self::encode::{BatchBuilder, restamp};
 pub use self::error::{BatchBound, BatchError, Flaw};
 pub use self::walk::{Headers, RecordView, Records, Walk, records, walk};
 
