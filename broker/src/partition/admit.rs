@@ -4,10 +4,17 @@
 //! It must not know of messages, partitions' state or the clock.
 
 use bytes::Bytes;
-use sawlog_proto::batch::Codec;
+use sawlog_proto::batch::{self, BatchBuilder, BatchError, BatchHeader, BatchLimits, Codec};
+use sawlog_proto::partitioner::partition_of;
 
 use super::{CheckedBatch, RequestStamp};
+use crate::limits;
 use crate::model::{AckLevel, PartitionId};
+
+/// How far in the future the time of a record may lie (rule F6).
+const FUTURE_MS: i64 = 3_600_000;
+/// Bytes of a batch as sent.
+const BATCH_BYTES: usize = limits::BATCH_BYTES + limits::BATCH_FRAMING_BYTES;
 
 /// The rules of a topic that concern what may be appended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +36,13 @@ pub struct AdmitRules {
 }
 
 /// A plain record as its caller holds it.
-pub trait RecordView {
+pub trait PlainRecord {
     /// The key; absent is not empty.
     fn key(&self) -> Option<&[u8]>;
     /// The value; absent is a tombstone.
     fn value(&self) -> Option<&[u8]>;
     /// Headers in order.
-    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])>;
+    fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> + Clone;
     /// Event time in milliseconds since 1970; `None`: the time of the append.
     fn timestamp_ms(&self) -> Option<i64>;
     /// The partition wished for.
@@ -134,12 +141,9 @@ pub enum AdmitError {
         /// Partitions of the topic.
         partitions: u32,
     },
-    /// The bytes are no batch that we take.
-    #[error("invalid batch: {0}")]
-    Batch(String),
-    /// It is compressed in a way that the broker does not know.
-    #[error("codec {0} is not known: none (0), lz4 (3) and zstd (4) are")]
-    UnsupportedCodec(u8),
+    /// The bytes are no batch that we take: malformed, or compressed in a way that is not known.
+    #[error(transparent)]
+    Batch(BatchError),
     /// The sender chose the partition by another version of the partitioner, or another revision of the topic.
     #[error("{what} is {current}, the sender used {found}")]
     Stale {
@@ -150,7 +154,7 @@ pub enum AdmitError {
         /// Of the sender.
         found: u64,
     },
-    /// Records are bad: each with its index; all others of the part are not written.
+    /// Records are bad: each with its index in the request or ready batch; all others of the part are not written.
     #[error("{} records are refused", .0.len())]
     Records(Vec<(u32, RecordRefusal)>),
 }
@@ -194,15 +198,152 @@ pub struct Admitted {
 ///
 /// # Errors
 /// What concerns the whole request: too many records, or none.
-pub fn admit_records<R: RecordView>(
-    _rules: &AdmitRules,
-    _records: &[R],
-    _request: Option<RequestStamp>,
-    _spread: u32,
-    _codec: Codec,
-    _now_ms: i64,
+pub fn admit_records<R: PlainRecord>(
+    rules: &AdmitRules,
+    records: &[R],
+    request: Option<RequestStamp>,
+    spread: u32,
+    codec: Codec,
+    now_ms: i64,
 ) -> Result<Admitted, AdmitError> {
-    todo!()
+    if records.is_empty() {
+        return Err(AdmitError::Empty);
+    }
+    if records.len() > limits::BATCH_RECORDS as usize {
+        let (found, max) = (records.len() as u64, u64::from(limits::BATCH_RECORDS));
+        return Err(AdmitError::TooLarge { unit: "records", found, max });
+    }
+    let mut parts = Parts::new(rules.partitions);
+    let mut places = Vec::with_capacity(records.len());
+    for (index, record) in (0..).zip(records) {
+        let (partition, refusal) = match choose(rules, record, spread) {
+            Ok(partition) => (Some(partition), check(rules, record, now_ms).err()),
+            Err((partition, refusal)) => (partition, Some(refusal)),
+        };
+        let (part_index, part) = parts.of(partition, codec);
+        places.push((part_index, part.count));
+        part.count += 1;
+        match refusal {
+            Some(refusal) => part.refused.push((index, refusal)),
+            None if part.refused.is_empty() => {
+                let time = record.timestamp_ms().unwrap_or(now_ms);
+                part.builder.push(time, record.key(), record.value(), record.headers());
+            }
+            None => {}
+        }
+    }
+    let parts = parts.list.into_iter().map(|part| part.finish(request)).collect();
+    Ok(Admitted { parts, places })
+}
+
+/// The parts of a request while it is read.
+struct Parts {
+    list: Vec<Draft>,
+    /// Index of each partition's part; `u32::MAX`: none yet. The last entry is for records of no partition.
+    by_partition: Vec<u32>,
+}
+
+struct Draft {
+    partition: Option<u32>,
+    count: u32,
+    builder: BatchBuilder,
+    refused: Vec<(u32, RecordRefusal)>,
+}
+
+impl Parts {
+    fn new(partitions: u32) -> Self {
+        Self { list: Vec::new(), by_partition: vec![u32::MAX; partitions as usize + 1] }
+    }
+
+    fn of(&mut self, partition: Option<u32>, codec: Codec) -> (u32, &mut Draft) {
+        let place = partition.map_or(self.by_partition.len() - 1, |partition| partition as usize);
+        let index = &mut self.by_partition[place];
+        if *index == u32::MAX {
+            *index = self.list.len() as u32;
+            let builder = BatchBuilder::new(codec);
+            self.list.push(Draft { partition, count: 0, builder, refused: Vec::new() });
+        }
+        (*index, &mut self.list[*index as usize])
+    }
+}
+
+impl Draft {
+    fn finish(mut self, request: Option<RequestStamp>) -> Part {
+        Part { partition: self.partition.map(PartitionId), record_count: self.count, batch: self.build(request) }
+    }
+
+    fn build(&mut self, request: Option<RequestStamp>) -> Result<CheckedBatch, AdmitError> {
+        if !self.refused.is_empty() {
+            return Err(AdmitError::Records(std::mem::take(&mut self.refused)));
+        }
+        let too_large =
+            |found: usize| AdmitError::TooLarge { unit: "bytes", found: found as u64, max: BATCH_BYTES as u64 };
+        if self.builder.len_bytes() > BATCH_BYTES {
+            return Err(too_large(self.builder.len_bytes()));
+        }
+        let bytes = self.builder.finish();
+        // A codec may make a little more of bytes that cannot be compressed.
+        if bytes.len() > BATCH_BYTES {
+            return Err(too_large(bytes.len()));
+        }
+        let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
+        Ok(CheckedBatch { header, bytes, request })
+    }
+}
+
+/// The partition of a record (rule PR-1), or its refusal and the part that it spoils.
+fn choose<R: PlainRecord>(rules: &AdmitRules, record: &R, spread: u32) -> Result<u32, (Option<u32>, RecordRefusal)> {
+    let hint = record.partition();
+    if let Some(found) = hint
+        && found >= rules.partitions
+    {
+        return Err((None, RecordRefusal::NoPartition { found, partitions: rules.partitions }));
+    }
+    match (record.key(), hint) {
+        (None, hint) if rules.keyed => Err((hint, RecordRefusal::KeyRequired)),
+        (Some(key), Some(found)) if rules.keyed => {
+            let expected = partition_of(key, rules.partitions);
+            if expected == found {
+                Ok(found)
+            } else {
+                Err((Some(expected), RecordRefusal::WrongPartition { expected, found }))
+            }
+        }
+        (_, Some(hint)) => Ok(hint),
+        (Some(key), None) => Ok(partition_of(key, rules.partitions)),
+        (None, None) => Ok(spread % rules.partitions),
+    }
+}
+
+/// Sizes and time of a record (rules PR-11, F6).
+fn check<R: PlainRecord>(rules: &AdmitRules, record: &R, now_ms: i64) -> Result<(), RecordRefusal> {
+    let key = record.key().map_or(0, <[u8]>::len);
+    if key > limits::KEY_BYTES {
+        return Err(RecordRefusal::KeyTooLarge { found: key as u64, max: limits::KEY_BYTES as u64 });
+    }
+    let (mut count, mut header_bytes) = (0, 0);
+    for (name, value) in record.headers() {
+        count += 1;
+        header_bytes += (name.len() + value.len()) as u64;
+    }
+    if count > limits::HEADERS as u64 || header_bytes > limits::HEADERS_BYTES as u64 {
+        return Err(headers_too_large(count, header_bytes));
+    }
+    let size = (key + record.value().map_or(0, <[u8]>::len)) as u64 + header_bytes;
+    if size > rules.max_record_bytes {
+        return Err(RecordRefusal::RecordTooLarge { found: size, max: rules.max_record_bytes });
+    }
+    record.timestamp_ms().map_or(Ok(()), |time| check_time(time, now_ms))
+}
+
+fn headers_too_large(count: u64, bytes: u64) -> RecordRefusal {
+    let (max_count, max_bytes) = (limits::HEADERS as u64, limits::HEADERS_BYTES as u64);
+    RecordRefusal::HeadersTooLarge { count, bytes, max_count, max_bytes }
+}
+
+fn check_time(found: i64, now_ms: i64) -> Result<(), RecordRefusal> {
+    let max = now_ms.saturating_add(FUTURE_MS);
+    if (0..=max).contains(&found) { Ok(()) } else { Err(RecordRefusal::InvalidTimestamp { found, max }) }
 }
 
 /// A ready batch as it came.
@@ -222,6 +363,93 @@ pub struct ReadyBatch {
 ///
 /// # Errors
 /// The first rule that it breaks; [`AdmitError::Records`] names the records that do.
-pub fn admit_batch(_rules: &AdmitRules, _ready: ReadyBatch, _now_ms: i64) -> Result<CheckedBatch, AdmitError> {
-    todo!()
+pub fn admit_batch(rules: &AdmitRules, ready: ReadyBatch, now_ms: i64) -> Result<CheckedBatch, AdmitError> {
+    let ReadyBatch { partition, bytes, hash_version, topic_revision } = ready;
+    if partition >= rules.partitions {
+        return Err(AdmitError::NoPartition { found: partition, partitions: rules.partitions });
+    }
+    let stale = |what, current, found| Err(AdmitError::Stale { what, current, found });
+    if rules.keyed && hash_version != rules.hash_version {
+        return stale("hash_version", u64::from(rules.hash_version), u64::from(hash_version));
+    }
+    if topic_revision != rules.revision && (rules.keyed || topic_revision != 0) {
+        return stale("topic_revision", rules.revision, topic_revision);
+    }
+    let bounds = BatchLimits {
+        batch_bytes: BATCH_BYTES,
+        records: limits::BATCH_RECORDS,
+        decompressed_bytes: limits::BATCH_DECOMPRESSED_BYTES,
+        record_bytes: usize::try_from(rules.max_record_bytes).unwrap_or(usize::MAX),
+        key_bytes: limits::KEY_BYTES,
+        headers: limits::HEADERS as u32,
+        headers_bytes: limits::HEADERS_BYTES,
+    };
+    // The records are walked below, once for all that is to be checked of them.
+    let header = batch::check(&bytes, &bounds, false).map_err(whole)?;
+    if let Err(refusal) = check_time(header.base_timestamp_ms, now_ms).and(check_time(header.max_timestamp_ms, now_ms))
+    {
+        return Err(AdmitError::Records(vec![(0, refusal)]));
+    }
+    if header.codec == Codec::None && (rules.deep || rules.keyed) {
+        walk(rules, partition, &header, &bytes, &bounds, now_ms)?;
+    }
+    Ok(CheckedBatch { header, bytes, request: None })
 }
+
+fn walk(
+    rules: &AdmitRules,
+    partition: u32,
+    header: &BatchHeader,
+    bytes: &[u8],
+    bounds: &BatchLimits,
+    now_ms: i64,
+) -> Result<(), AdmitError> {
+    let mut refused = Vec::new();
+    for record in batch::walk(header, bytes) {
+        let record = record.map_err(whole)?;
+        let mut refuse = |refusal| refused.push((record.index, refusal));
+        if let Err(error) = record.check(bounds) {
+            refuse(of_record(error).ok_or_else(|| whole(error))?);
+        } else if let Err(refusal) = check_time(record.timestamp_ms, now_ms) {
+            refuse(refusal);
+        } else if rules.keyed {
+            match record.key.map(|key| partition_of(key, rules.partitions)) {
+                None => refuse(RecordRefusal::KeyRequired),
+                Some(expected) if expected != partition => {
+                    refuse(RecordRefusal::WrongPartition { expected, found: partition });
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    if refused.is_empty() { Ok(()) } else { Err(AdmitError::Records(refused)) }
+}
+
+/// An error that concerns the whole batch.
+fn whole(error: BatchError) -> AdmitError {
+    match error {
+        BatchError::TooLarge { bound, found, max } => {
+            let unit = match bound {
+                batch::BatchBound::Records => "records",
+                batch::BatchBound::Bytes | batch::BatchBound::DecompressedBytes => "bytes",
+            };
+            AdmitError::TooLarge { unit, found, max }
+        }
+        error => AdmitError::Batch(error),
+    }
+}
+
+/// The refusal of one record that is too large.
+fn of_record(error: BatchError) -> Option<RecordRefusal> {
+    match error {
+        BatchError::RecordTooLarge { found, max, .. } => Some(RecordRefusal::RecordTooLarge { found, max }),
+        BatchError::KeyTooLarge { found, max, .. } => Some(RecordRefusal::KeyTooLarge { found, max }),
+        BatchError::TooManyHeaders { found, .. } => Some(headers_too_large(found, 0)),
+        BatchError::HeadersTooLarge { found, .. } => Some(headers_too_large(0, found)),
+        BatchError::Invalid { .. } | BatchError::UnsupportedCodec { .. } | BatchError::TooLarge { .. } => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "admit_tests.rs"]
+mod tests;

@@ -11,7 +11,7 @@ use crate::metrics::{Metrics, PartitionMetrics};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId};
 
 use super::pool::Pools;
-use super::sync::{AtomicBool, AtomicU64, Ordering};
+use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use super::{AppendFailure, Truncation};
 
 /// Names a partition towards the layer above.
@@ -64,9 +64,12 @@ pub trait ProducerDirectory: Debug + Send + Sync + 'static {
     fn epoch_of(&self, producer_id: i64) -> Option<i16>;
 }
 
-/// Whether there is room to append; set by whoever watches the disk, asked at every append (rule F3).
+/// Whether there is room to append, and whether the broker may; set by whoever watches the disk and the metadata log,
+/// asked at every append (rules F1, F3).
 #[derive(Debug, Default)]
 pub struct DiskGate {
+    closed: AtomicBool,
+    read_only: Mutex<Option<String>>,
     low: AtomicBool,
     free_bytes: AtomicU64,
     min_free_bytes: AtomicU64,
@@ -78,13 +81,31 @@ impl DiskGate {
         self.free_bytes.store(free_bytes, Ordering::SeqCst);
         self.min_free_bytes.store(min_free_bytes, Ordering::SeqCst);
         self.low.store(low, Ordering::SeqCst);
+        self.decide();
+    }
+
+    /// The metadata log takes no writes, for this cause: nothing else does either; `None`: it does again.
+    pub fn set_read_only(&self, cause: Option<String>) {
+        *self.read_only.lock() = cause;
+        self.decide();
+    }
+
+    fn decide(&self) {
+        let read_only = self.read_only.lock();
+        self.closed.store(read_only.is_some() || self.low.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     /// The refusal due, if any.
     ///
     /// # Errors
-    /// [`AppendFailure::DiskLow`] while it is low.
+    /// [`AppendFailure::BrokerReadOnly`], or [`AppendFailure::DiskLow`] while it is low.
     pub fn check(&self) -> Result<(), AppendFailure> {
+        if !self.closed.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        if let Some(cause) = self.read_only.lock().clone() {
+            return Err(AppendFailure::BrokerReadOnly { cause });
+        }
         if !self.low.load(Ordering::SeqCst) {
             return Ok(());
         }

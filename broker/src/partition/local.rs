@@ -1,20 +1,33 @@
-//! The local engine of one partition: group append over [`crate::log::LocalLog`], syncs, readers.
+//! The local engine of one partition: group append over [`LocalLog`], syncs, readers, and what the layer above asks
+//! for: settings, retention, checkpoints, reopening, closing.
+//!
+//! It owns the partition's leader and its facts. It must not know topics, names or requests.
 
-use std::future::Future;
-use std::marker::PhantomData;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::time::Duration;
 
 use crate::clock::Monotonic;
-use crate::log::{OpenError, RecoveryReport, SyncError};
-use crate::model::{Offset, OffsetRange, PartitionEpoch};
+use crate::log::{LocalLog, LogReader, LogSettings, OpenError, RecoveryHint, RecoveryReport};
+use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
 
-use super::environment::{LedgerError, PartitionEnvironment, PartitionSettings, PartitionSpec};
+use super::append::{Call, CallBody, Core, Executor, Group, Parts};
+use super::commit::{Completion, Ticket, ticket};
+use super::environment::{Birth, LedgerError, PartitionEnvironment, PartitionRef, PartitionSettings, PartitionSpec};
+use super::facts::{Facts, Fence};
+use super::meter::Meter;
+use super::pool::Pools;
+use super::scrub::ScrubCursor;
+use super::store::{LogStore, rebuild};
+use super::sync::{AtomicBool, Mutex, Ordering};
 use super::{
-    AckLevel, AppendAck, AppendFailure, BoxFuture, CheckedBatch, FrameRun, PartitionLog, PartitionReadError,
-    PartitionStatus, Permit,
+    AppendAck, AppendFailure, BoxFuture, CheckedBatch, FrameRun, PartitionLog, PartitionReadError, PartitionStatus,
+    Permit, Truncation, retention,
 };
+
+/// How often idle producers are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+/// Errors of the system that say that the disk or a quota is full: ENOSPC, EDQUOT.
+const NO_SPACE: [i32; 2] = [28, 122];
 
 /// Why a partition could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,37 +46,16 @@ pub enum PartitionOpenError {
     },
 }
 
-/// The answer to a call that a partition's leader carries out: a future, or [`Ticket::wait`] where blocking is
-/// allowed. Dropping it changes nothing.
-#[derive(Debug)]
-#[must_use = "the call is under way, but its outcome is lost"]
-pub struct Ticket<T>(PhantomData<T>);
-
-impl<T> Ticket<T> {
-    /// Blocks this thread until the answer is there. Not in async code.
-    pub fn wait(self) -> T {
-        todo!()
-    }
-}
-
-impl<T> Future for Ticket<T> {
-    type Output = T;
-
-    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<T> {
-        todo!()
-    }
-}
-
 /// What the next checkpoint may say of a partition: everything below `proven_end` is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpointed {
-    /// Everything below is synced; 0 bytes above it are unchecked at best.
+    /// Everything below is synced.
     pub proven_end: Offset,
     /// First offset kept.
     pub log_start: Offset,
     /// Current epoch.
     pub epoch: PartitionEpoch,
-    /// Bytes appended since the last checkpoint, which recovery would have to check.
+    /// Bytes appended since the checkpoint before, which recovery would have had to check.
     pub unchecked_bytes: u64,
     /// Fenced: must be in no clean marker.
     pub fenced: bool,
@@ -71,7 +63,33 @@ pub struct Checkpointed {
 
 /// One partition on this machine.
 #[derive(Debug)]
-pub struct Partition {}
+pub struct Partition {
+    pub(super) group: Arc<Group<LogStore>>,
+    pub(super) reader: LogReader,
+    pub(super) facts: Arc<Facts>,
+    pub(super) environment: PartitionEnvironment,
+    pub(super) name: PartitionRef,
+    pub(super) scrub: Mutex<ScrubCursor>,
+    settings: Mutex<PartitionSettings>,
+    roll_asked: Arc<AtomicBool>,
+    expired: Mutex<Monotonic>,
+}
+
+impl Executor for Pools {
+    fn run(&self, job: Box<dyn FnOnce() + Send>) {
+        self.sync.submit(job);
+    }
+}
+
+/// A log that was made or opened, and under which epoch it goes on.
+struct Opened {
+    log: LocalLog,
+    report: RecoveryReport,
+    epoch: PartitionEpoch,
+    last_truncation: Option<Truncation>,
+    quarantined: Vec<OffsetRange>,
+    clean: bool,
+}
 
 impl Partition {
     /// Makes or opens a partition. Blocks; only on threads that may.
@@ -79,49 +97,211 @@ impl Partition {
     /// # Errors
     /// See [`PartitionOpenError`]. A last sync of recovery that failed is no error: the partition comes up fenced.
     pub fn open(
-        _spec: PartitionSpec,
-        _environment: PartitionEnvironment,
+        spec: PartitionSpec,
+        environment: PartitionEnvironment,
     ) -> Result<(Arc<Self>, RecoveryReport), PartitionOpenError> {
-        todo!()
+        let identity = spec.log.identity;
+        let name = PartitionRef { topic: identity.topic_id, partition: identity.partition };
+        let opened = open_log(&spec, name, &environment)?;
+        let settings = spec.settings;
+        let reader = opened.log.reader();
+        let ttl = Duration::from_millis(settings.producer_ttl_ms);
+        let now = (environment.clock.monotonic(), environment.clock.wall_ms());
+        let (producers, snapshot_end) = rebuild(&reader, &*spec.log.storage, &spec.log.dir, ttl, now)
+            .map_err(|error| PartitionOpenError::Producers { what: error.to_string() })?;
+        let facts = Arc::new(Facts::new(opened.epoch));
+        if let Some(end) = snapshot_end {
+            facts.set_snapshot_end(end);
+        }
+        for range in opened.quarantined {
+            facts.add_damage(range, "damaged ranges were found at start");
+        }
+        if let Some(truncation) = opened.last_truncation {
+            facts.set_truncation(truncation);
+        }
+        if let Some(cause) = &opened.report.fenced {
+            facts.set_fence(Some(Fence { cause: cause.clone(), errno: None }));
+        }
+        if !opened.clean && settings.ack_floor == AckLevel::Written {
+            // What a machine that died took with it leaves no trace (rule D2).
+            facts.set_maybe_missing(opened.report.end);
+        }
+        let ack_before_sync = spec.log.storage.sabotage().acks_before_sync();
+        let meter = Meter::new(name, environment.metrics.clone(), environment.counters.clone(), Arc::clone(&facts));
+        let group = Group::new(Parts {
+            log: LogStore::new(opened.log, spec.log, settings.segment_ms, Arc::clone(&facts)),
+            producers,
+            epoch: opened.epoch,
+            last_append_time_ms: opened.report.last_append_time_ms,
+            floor: settings.ack_floor,
+            flush_bytes: settings.flush_bytes,
+            clock: Arc::clone(&environment.clock),
+            executor: Arc::clone(&environment.pools) as Arc<dyn Executor>,
+            observer: Arc::new(meter),
+            directory: environment.producers.clone(),
+            ack_before_sync,
+        });
+        let partition = Arc::new(Self {
+            group,
+            reader,
+            facts,
+            environment,
+            name,
+            scrub: Mutex::new(ScrubCursor::default()),
+            settings: Mutex::new(settings),
+            roll_asked: Arc::new(AtomicBool::new(false)),
+            expired: Mutex::new(now.0),
+        });
+        Ok((partition, opened.report))
     }
 
-    /// Takes changed settings. A floor raised to `durable` shows readers nothing more until it is synced (rule D3).
-    pub fn apply_settings(&self, _settings: PartitionSettings) -> Ticket<Result<(), AppendFailure>> {
-        todo!()
+    /// Has the leader do something and answers with its result.
+    fn call<T: Send + 'static>(
+        &self,
+        quiet: bool,
+        blocks: bool,
+        work: impl FnOnce(&mut Core<LogStore>, &Arc<Group<LogStore>>) -> Result<T, AppendFailure> + Send + 'static,
+    ) -> Ticket<Result<T, AppendFailure>> {
+        let (answer, ticket) = ticket();
+        let run: CallBody<LogStore> = Box::new(move |core, group| {
+            let result = if core.log.closed { Err(AppendFailure::ShuttingDown) } else { work(core, group) };
+            answer.give(result);
+        });
+        self.group.call(Call { quiet, blocks, run });
+        ticket
+    }
+
+    /// Takes changed settings. A floor raised to `durable` shows readers nothing more until it is synced (rule D3);
+    /// the answer comes after that sync.
+    pub fn apply_settings(&self, settings: PartitionSettings) -> Ticket<Result<(), AppendFailure>> {
+        *self.settings.lock() = settings;
+        let (answer, ticket) = ticket();
+        let run: CallBody<LogStore> = Box::new(move |core, group| {
+            if core.log.closed {
+                answer.give(Err(AppendFailure::ShuttingDown));
+                return;
+            }
+            core.floor = settings.ack_floor;
+            core.flush_bytes = settings.flush_bytes;
+            core.log.segment_ms = settings.segment_ms;
+            core.producers.set_ttl(Duration::from_millis(settings.producer_ttl_ms));
+            let log = core.log.environment.settings;
+            core.log.log.set_settings(LogSettings { segment_bytes: settings.segment_bytes, ..log });
+            core.settle(group);
+            core.barrier(Completion::Barrier(answer), settings.ack_floor == AckLevel::Durable);
+        });
+        self.group.call(Call { quiet: false, blocks: false, run });
+        ticket
     }
 
     /// Syncs all that was appended before the call.
     pub fn sync_now(&self) -> Ticket<Result<(), AppendFailure>> {
-        todo!()
+        let (answer, ticket) = ticket();
+        let run: CallBody<LogStore> = Box::new(move |core, _| {
+            if core.log.closed {
+                answer.give(Err(AppendFailure::ShuttingDown));
+            } else {
+                core.barrier(Completion::Barrier(answer), true);
+            }
+        });
+        self.group.call(Call { quiet: false, blocks: false, run });
+        ticket
     }
 
     /// Removes sealed segments below `start` and hides everything below it from readers. The ledger has it already
     /// (rule D9).
-    pub fn raise_start(&self, _start: Offset) -> Ticket<Result<(), AppendFailure>> {
-        todo!()
+    pub fn raise_start(&self, start: Offset) -> Ticket<Result<(), AppendFailure>> {
+        let facts = Arc::clone(&self.facts);
+        let metrics = Arc::clone(&self.environment.metrics);
+        self.call(false, true, move |core, _| {
+            let before = facts.segments().len();
+            let result = core.log.log.raise_start(start);
+            core.log.publish();
+            facts.raise_start(start);
+            metrics.removed_segments.inc_by(before.saturating_sub(facts.segments().len()) as u64);
+            result.map_err(|error| AppendFailure::WriteFailed { errno: None, what: error.to_string() })
+        })
     }
 
     /// Leaves the fence under this epoch, which the ledger has already (rule F1): producers are rolled back to the
-    /// surviving end before any append (rule PR-12).
-    pub fn reopen(&self, _epoch: PartitionEpoch) -> Ticket<Result<(), AppendFailure>> {
-        todo!()
+    /// surviving end before any append (rule PR-12). The cut stands in the status; the caller keeps it in the ledger.
+    /// A partition that is not fenced stays as it is.
+    pub fn reopen(&self, epoch: PartitionEpoch) -> Ticket<Result<(), AppendFailure>> {
+        let facts = Arc::clone(&self.facts);
+        let ttl = Duration::from_millis(self.settings.lock().producer_ttl_ms);
+        self.call(true, true, move |core, group| reopen(core, group, &facts, epoch, ttl))
     }
 
     /// Whether it is fenced because the disk or a quota was full (rule F1): to be reopened once there is space.
     pub fn fenced_for_space(&self) -> bool {
-        todo!()
+        self.facts.fence().and_then(|fence| fence.errno).is_some_and(|errno| NO_SPACE.contains(&errno))
     }
 
-    /// What has to be done by time: flush, mark frame, roll by age, forgotten producers. Cheap if nothing is due;
-    /// to be called about four times a second.
-    pub fn tick(&self, _now: Monotonic, _wall_ms: i64) {
-        todo!()
+    /// What has to be done by time: flush, mark frame, roll by age, producers to forget. Cheap if nothing is due; to
+    /// be called about four times a second.
+    pub fn tick(&self, now: Monotonic, wall_ms: i64) {
+        let settings = *self.settings.lock();
+        let interval = Duration::from_millis(settings.flush_interval_ms);
+        if settings.ack_floor == AckLevel::Written && self.group.pulse.flush_due(now, interval) {
+            drop(self.sync_now());
+        }
+        if self.group.pulse.mark_due(now) {
+            self.group.pulse.marked();
+            drop(self.write_mark());
+        }
+        if self.facts.active_is_old(wall_ms, settings.segment_ms) && !self.roll_asked.swap(true, Ordering::SeqCst) {
+            drop(self.roll_by_age());
+        }
+        let expire = {
+            let mut expired = self.expired.lock();
+            let due = now.0.saturating_sub(expired.0) >= EXPIRE_EVERY;
+            if due {
+                *expired = now;
+            }
+            due
+        };
+        if expire {
+            drop(self.call(false, false, move |core, _| {
+                core.producers.expire(now);
+                Ok(())
+            }));
+        }
+    }
+
+    /// Writes a mark frame and syncs it, so that the end of an idle partition is proven (rule C3).
+    fn write_mark(&self) -> Ticket<Result<(), AppendFailure>> {
+        self.call(false, true, |core, group| {
+            if core.fenced.is_some() || core.log.log.durable_end() != core.log.log.end() {
+                return Ok(());
+            }
+            let time = core.append_time(&*group.clock);
+            let result = core.log.log.write_mark(time, core.epoch);
+            core.force_sync = true;
+            if result.is_ok() {
+                core.last_append_time_ms = time;
+            }
+            core.log.publish();
+            result.map_err(|error| AppendFailure::WriteFailed { errno: None, what: error.to_string() })
+        })
+    }
+
+    fn roll_by_age(&self) -> Ticket<Result<(), AppendFailure>> {
+        let asked = Arc::clone(&self.roll_asked);
+        self.call(true, true, move |core, group| {
+            asked.store(false, Ordering::SeqCst);
+            if core.fenced.is_none() && core.log.is_old(group.clock.wall_ms()) {
+                core.roll(group);
+            }
+            Ok(())
+        })
     }
 
     /// The first offset that retention by age and bytes would keep now, if it is above the log start. `hold`: kept
     /// for others all the same.
-    pub fn retention_start(&self, _wall_ms: i64, _hold: Option<Offset>) -> Option<Offset> {
-        todo!()
+    pub fn retention_start(&self, wall_ms: i64, hold: Option<Offset>) -> Option<Offset> {
+        let settings = *self.settings.lock();
+        let first = retention::first_kept(&self.facts.segments(), &settings, wall_ms, hold)?;
+        (first > self.reader.bounds().start).then_some(first)
     }
 
     /// Retention: finds the first offset to keep, makes it durable in the ledger, removes what lies below. Blocks.
@@ -129,73 +309,233 @@ impl Partition {
     ///
     /// # Errors
     /// The ledger or the files failed; what was not removed is removed by a later run.
-    pub fn run_retention(&self, _wall_ms: i64, _hold: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
-        todo!()
+    pub fn run_retention(&self, wall_ms: i64, hold: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
+        let Some(start) = self.retention_start(wall_ms, hold) else { return Ok(None) };
+        let ledger = &self.environment.ledger;
+        ledger
+            .record_start(self.name, start)
+            .map_err(|error| AppendFailure::BrokerReadOnly { cause: error.to_string() })?;
+        self.raise_start(start).wait()?;
+        Ok(Some(start))
     }
 
-    /// What the next checkpoint may say. Also writes the producers' snapshot if it is old; blocks for that.
+    /// Bytes appended since the last checkpoint; a checkpoint is due when there are many.
+    pub fn unchecked_bytes(&self) -> u64 {
+        self.facts.unchecked_bytes()
+    }
+
+    /// What the next checkpoint may say. Also writes the producers' snapshot if the log has grown; blocks for that.
     pub fn checkpoint(&self) -> Checkpointed {
-        todo!()
-    }
-
-    /// Verifies up to `max_bytes` of sealed segments from where the last call stopped. Blocks. Returns the bytes
-    /// read; fewer than asked for once the pass is complete. Damage found goes to the ledger (rules C3, C5).
-    pub fn scrub(&self, _max_bytes: u64) -> u64 {
-        todo!()
+        let written = self.call(false, true, |core, _| {
+            core.log.write_snapshot(&core.producers);
+            Ok(())
+        });
+        // A partition that is closed needs no snapshot any more.
+        let _ = written.wait();
+        let bounds = self.reader.bounds();
+        Checkpointed {
+            proven_end: bounds.durable_end,
+            log_start: bounds.start,
+            epoch: self.facts.epoch(),
+            unchecked_bytes: self.facts.checkpointed(),
+            fenced: self.facts.fence().is_some(),
+        }
     }
 
     /// Refuses appends from now on; those queued are finished.
     pub fn begin_shutdown(&self) {
-        todo!()
+        self.group.refuse_all();
     }
 
     /// Finishes what is queued, marks, syncs, writes the producers' snapshot; returns the end for the clean marker
-    /// (rule S5). Later calls find it closed.
+    /// (rule S5). Readers that wait are woken. Later calls find it closed.
     pub fn close(&self) -> Ticket<Result<Offset, AppendFailure>> {
-        todo!()
+        self.begin_shutdown();
+        self.call(true, true, |core, group| {
+            let result = match &core.fenced {
+                Some(cause) => Err(fenced(core, cause.clone())),
+                None => {
+                    let time = core.append_time(&*group.clock);
+                    let closed = core.log.log.close(time, core.epoch);
+                    core.settle(group);
+                    closed.map_err(|error| fenced(core, error.to_string()))
+                }
+            };
+            if result.is_ok() {
+                core.log.write_snapshot(&core.producers);
+            }
+            core.log.closed = true;
+            core.log.publish();
+            core.lose_waiting();
+            group.watermark.close();
+            result
+        })
     }
 
-    /// Keeps a damaged range found by others.
-    pub fn report_damage(&self, _range: OffsetRange, _what: &str) {
-        todo!()
+    /// Stops touching the files, without a mark or a sync: they are about to be removed. Waits for the sync in flight.
+    pub fn discard(&self) -> Ticket<Result<(), AppendFailure>> {
+        self.begin_shutdown();
+        self.call(true, true, |core, group| {
+            core.log.closed = true;
+            core.lose_waiting();
+            group.watermark.close();
+            Ok(())
+        })
     }
+
+    /// Keeps a damaged range (rule C3): in the ledger, and for readers that skip it. Blocks.
+    pub fn report_damage(&self, range: OffsetRange, what: &str) {
+        if !self.facts.add_damage(range, what) {
+            return;
+        }
+        tracing::error!(topic = %self.name.topic, partition = %self.name.partition, from = %range.from, to = %range.to,
+            what, "damaged range");
+        if let Err(error) = self.environment.ledger.record_quarantine(self.name, &[range]) {
+            tracing::error!(%error, "the damaged range is known until the next start only");
+        }
+    }
+}
+
+fn fenced(core: &Core<LogStore>, cause: String) -> AppendFailure {
+    AppendFailure::Fenced { durable_end: core.log.log.durable_end(), cause, outcome_unknown: false }
+}
+
+fn open_log(
+    spec: &PartitionSpec,
+    name: PartitionRef,
+    environment: &PartitionEnvironment,
+) -> Result<Opened, PartitionOpenError> {
+    let (mut hint, mut last_truncation) = match &spec.birth {
+        Birth::New { epoch } => {
+            let log = LocalLog::create(spec.log.clone(), *epoch)?;
+            let report = RecoveryReport { end: log.end(), ..RecoveryReport::default() };
+            let (last_truncation, quarantined) = (None, Vec::new());
+            return Ok(Opened { log, report, epoch: *epoch, last_truncation, quarantined, clean: true });
+        }
+        Birth::Existing { hint, last_truncation } => (RecoveryHint::clone(hint), *last_truncation),
+    };
+    let clean = hint.clean_end.is_some();
+    let mut epoch = hint.next_epoch;
+    if !clean {
+        // Before anything is written: a lost unsynced tail may leave no trace (rule D3).
+        epoch = environment.ledger.new_epoch(name)?;
+        hint.next_epoch = epoch;
+    }
+    let (log, report) = LocalLog::open(spec.log.clone(), &hint)?;
+    if clean && (report.dropped_bytes > 0 || !report.quarantined.is_empty()) {
+        // The marker was wrong after all.
+        epoch = environment.ledger.new_epoch(name)?;
+    }
+    if let Some(last) = report.last_epoch {
+        epoch = epoch.max(last);
+    }
+    let mut quarantined = hint.quarantined;
+    if !report.quarantined.is_empty() {
+        environment.ledger.record_quarantine(name, &report.quarantined)?;
+        quarantined.extend_from_slice(&report.quarantined);
+    }
+    if report.dropped_bytes > 0 {
+        let time_ms = environment.clock.wall_ms();
+        let truncation = Truncation { offset: report.end, epoch, bytes: report.dropped_bytes, time_ms };
+        environment.ledger.record_truncation(name, truncation)?;
+        last_truncation = Some(truncation);
+    }
+    Ok(Opened { log, report, epoch, last_truncation, quarantined, clean })
+}
+
+fn reopen(
+    core: &mut Core<LogStore>,
+    group: &Arc<Group<LogStore>>,
+    facts: &Facts,
+    epoch: PartitionEpoch,
+    ttl: Duration,
+) -> Result<(), AppendFailure> {
+    if core.fenced.is_none() {
+        return Ok(());
+    }
+    let bytes = core.log.log.unsynced_bytes();
+    core.log.log.reopen(epoch).map_err(|error| fenced(core, error.to_string()))?;
+    let reader = core.log.log.reader();
+    let place = &core.log.environment;
+    let now = (group.clock.monotonic(), group.clock.wall_ms());
+    match rebuild(&reader, &*place.storage, &place.dir, ttl, now) {
+        Ok((producers, _)) => core.producers = producers,
+        Err(error) => {
+            // Without the producers' state an append could be a double: stay closed.
+            let cause = format!("producer state cannot be rebuilt: {error}");
+            core.log.log.fence(&cause);
+            return Err(fenced(core, cause));
+        }
+    }
+    core.epoch = epoch;
+    core.unfence(group);
+    facts.set_epoch(epoch);
+    facts.set_fence(None);
+    facts.set_truncation(Truncation { offset: core.log.log.end(), epoch, bytes, time_ms: now.1 });
+    core.log.publish();
+    Ok(())
 }
 
 impl PartitionLog for Partition {
     fn append(
         &self,
-        _batch: CheckedBatch,
-        _level: AckLevel,
-        _permit: Permit,
+        batch: CheckedBatch,
+        level: AckLevel,
+        permit: Permit,
     ) -> BoxFuture<'static, Result<AppendAck, AppendFailure>> {
-        let _: Option<SyncError> = None;
-        todo!()
+        Box::pin(match self.environment.disk.check() {
+            Ok(()) => self.group.append(batch, level, permit),
+            Err(failure) => Ticket::ready(Err(failure)),
+        })
     }
-    fn read(&self, _from: Offset, _max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
-        todo!()
+
+    fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
+        Box::pin(self.read_frames(from, max_bytes))
     }
+
     fn high_watermark(&self) -> Offset {
-        todo!()
+        self.group.watermark.get()
     }
+
     fn log_start(&self) -> Offset {
-        todo!()
+        self.reader.bounds().start
     }
-    fn wait_beyond(&self, _offset: Offset) -> BoxFuture<'static, Offset> {
-        todo!()
+
+    fn wait_beyond(&self, offset: Offset) -> BoxFuture<'static, Offset> {
+        Box::pin(self.group.watermark.beyond(offset))
     }
-    fn offset_at_time(&self, _time_ms: i64) -> BoxFuture<'_, Result<Offset, PartitionReadError>> {
-        todo!()
+
+    fn offset_at_time(&self, time_ms: i64) -> BoxFuture<'_, Result<Offset, PartitionReadError>> {
+        Box::pin(self.find_time(time_ms))
     }
-    fn check_position(&self, _epoch: PartitionEpoch, _offset: Offset) -> BoxFuture<'_, Result<(), PartitionReadError>> {
-        todo!()
+
+    fn check_position(&self, epoch: PartitionEpoch, offset: Offset) -> BoxFuture<'_, Result<(), PartitionReadError>> {
+        Box::pin(self.find_cut(epoch, offset))
     }
+
     fn epoch(&self) -> PartitionEpoch {
-        todo!()
+        self.facts.epoch()
     }
+
     fn status(&self) -> PartitionStatus {
-        todo!()
+        let bounds = self.reader.bounds();
+        let condition = self.facts.condition();
+        PartitionStatus {
+            log_start: bounds.start,
+            high_watermark: self.group.watermark.get(),
+            log_end: bounds.end,
+            durable_end: bounds.durable_end,
+            size_bytes: self.facts.size_bytes(),
+            segments: u32::try_from(condition.segments.len()).unwrap_or(u32::MAX),
+            epoch: self.facts.epoch(),
+            state: condition.state,
+            damaged: condition.damaged,
+            last_truncation: condition.last_truncation,
+            maybe_missing_from: condition.maybe_missing_from,
+        }
     }
-    fn damaged_at(&self, _offset: Offset) -> Option<OffsetRange> {
-        todo!()
+
+    fn damaged_at(&self, offset: Offset) -> Option<OffsetRange> {
+        self.facts.damaged_at(offset)
     }
 }

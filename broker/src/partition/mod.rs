@@ -11,24 +11,41 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use sawlog_proto::batch::BatchHeader;
+// Some of these are for the modules below: those that the schedule tests include take every name of ours from `super`.
+use sawlog_proto::batch::{BatchHeader, ProducerStamp, head_with};
 
-use crate::log::{FrameRun, ReadError};
+use crate::clock::{Clock, Monotonic};
+use crate::limits;
+use crate::log::{AppendError, Appended, FrameDraft, FrameRun, ReadError, SyncError};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
 
 pub mod admit;
+mod append;
 pub mod budget;
+mod commit;
 mod environment;
+mod extension;
+mod facts;
 mod local;
+mod meter;
 pub mod pool;
+mod producer_snapshot;
+mod producers;
+mod pulse;
+mod reader;
+mod retention;
+pub mod scrub;
+mod store;
 mod sync;
+mod watermark;
 
 pub use budget::{InFlight, Permit};
+pub use commit::Ticket;
 pub use environment::{
     Birth, DiskGate, LedgerError, PartitionEnvironment, PartitionLedger, PartitionRef, PartitionSettings,
     PartitionSpec, ProducerDirectory,
 };
-pub use local::{Checkpointed, Partition, PartitionOpenError, Ticket};
+pub use local::{Checkpointed, Partition, PartitionOpenError};
 pub use pool::Pools;
 
 /// A boxed future of the seam.

@@ -1,0 +1,80 @@
+//! Which sealed segments retention would remove (rules RE-1, RE-9): pure.
+
+use super::{Offset, PartitionSettings};
+use crate::log::local_log::SegmentInfo;
+
+/// The first offset to keep. Whole sealed segments go, the oldest first: those whose last record is older than the
+/// limit of age, and as many as bring the partition's bytes down to the limit of size without going below it.
+/// `hold`: nothing from here on goes.
+pub(super) fn first_kept(
+    segments: &[SegmentInfo],
+    settings: &PartitionSettings,
+    wall_ms: i64,
+    hold: Option<Offset>,
+) -> Option<Offset> {
+    let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut first = None;
+    for segment in segments.iter().filter(|segment| !segment.active) {
+        let age = u64::try_from(wall_ms.saturating_sub(segment.last_append_time_ms)).unwrap_or(0);
+        let old = settings.retention_ms.is_some_and(|limit| age > limit);
+        let much = settings.retention_bytes.is_some_and(|limit| bytes.saturating_sub(segment.bytes) >= limit);
+        let held = hold.is_some_and(|hold| segment.end > hold);
+        if held || !(old || much) {
+            break;
+        }
+        bytes -= segment.bytes;
+        first = Some(segment.end);
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::AckLevel;
+
+    fn segment(base: u64, end: u64, bytes: u64, last_append_time_ms: i64, active: bool) -> SegmentInfo {
+        let offset = |value| Offset::new(value).expect("a small number is an offset");
+        SegmentInfo { base: offset(base), end: offset(end), bytes, last_append_time_ms, active }
+    }
+
+    fn four() -> [SegmentInfo; 4] {
+        [
+            segment(0, 10, 100, 1_000, false),
+            segment(10, 20, 100, 2_000, false),
+            segment(20, 30, 100, 3_000, false),
+            segment(30, 40, 100, 4_000, true),
+        ]
+    }
+
+    fn first(retention_ms: Option<u64>, retention_bytes: Option<u64>, now: i64, hold: Option<u64>) -> Option<u64> {
+        let settings = PartitionSettings {
+            ack_floor: AckLevel::Durable,
+            retention_ms,
+            retention_bytes,
+            ..PartitionSettings::default()
+        };
+        first_kept(&four(), &settings, now, hold.and_then(Offset::new)).map(Offset::get)
+    }
+
+    #[test]
+    fn re_1_whole_sealed_segments_go_by_age() {
+        assert_eq!(first(Some(1_000), None, 2_000, None), None);
+        assert_eq!(first(Some(1_000), None, 2_001, None), Some(10));
+        assert_eq!(first(Some(1_000), None, 99_999, None), Some(30), "the active segment stays");
+    }
+
+    #[test]
+    fn re_1_the_oldest_go_by_size_but_never_below_the_limit() {
+        assert_eq!(first(None, Some(400), 0, None), None);
+        assert_eq!(first(None, Some(301), 0, None), None);
+        assert_eq!(first(None, Some(300), 0, None), Some(10));
+        assert_eq!(first(None, Some(0), 0, None), Some(30));
+    }
+
+    #[test]
+    fn what_is_held_stays_and_a_clock_that_went_back_removes_nothing() {
+        assert_eq!(first(None, Some(0), 0, Some(19)), Some(10));
+        assert_eq!(first(Some(0), None, -5, None), None);
+    }
+}
