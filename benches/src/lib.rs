@@ -3,6 +3,7 @@
 //! - [`limits`] and [`null_server`]: what machine and stack can do at most (A, S, R and N).
 //! - [`stats`], [`report`]: medians and spreads of interleaved rounds; reached or missed.
 //! - [`process_stats`], [`environment`]: CPU and memory of the broker's process; what the figures were taken on.
+//! - [`log_files`]: logs on the real disk, for the small benchmarks.
 //! - [`timing`]: the one reader of the clock.
 //!
 //! The broker is driven as a process of its own through the public client; the small benchmarks in `benches/` call

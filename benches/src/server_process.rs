@@ -1,7 +1,7 @@
 //! Servers in processes of their own, so that their CPU and memory can be told from the load's.
 
+use std::fs;
 use std::io::{self, BufRead as _, BufReader};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::timing::{Stopwatch, pause};
 /// How long a server may take until it answers or has stopped.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// How often it is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(1);
+const LOOK: Duration = Duration::from_micros(500);
 
 /// A running server; killed when dropped.
 #[derive(Debug)]
 pub struct ServerProcess {
     child: Child,
-    address: SocketAddr,
+    url: String,
     clock: Stopwatch,
 }
 
@@ -28,40 +28,47 @@ impl ServerProcess {
     /// # Errors
     /// The program cannot be started.
     pub fn null(program: &Path) -> io::Result<Self> {
-        Self::start(Command::new(program).stdin(Stdio::piped()))
+        let clock = Stopwatch::start();
+        let mut child = Command::new(program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let out = child.stdout.take().expect("standard output was asked for");
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line)?;
+        let url = url_in(&line).ok_or_else(|| io::Error::other("the null server does not say where it listens"))?;
+        Ok(Self { child, url, clock })
     }
 
-    /// Starts the broker on a data directory, with defaults otherwise.
+    /// Starts the broker on a folder, with defaults otherwise: its data in `data`, its log lines in `broker.log`.
     ///
     /// # Errors
     /// The program cannot be started, or the broker refuses to.
-    pub fn broker(program: &Path, data_dir: &Path) -> io::Result<Self> {
-        let mut command = Command::new(program);
-        command.arg("serve").arg("--listen").arg("127.0.0.1:0").arg("--data-dir").arg(data_dir);
-        Self::start(command.stdin(Stdio::null()))
-    }
-
-    fn start(command: &mut Command) -> io::Result<Self> {
+    pub fn broker(program: &Path, folder: &Path) -> io::Result<Self> {
+        let (ready, log) = (folder.join("ready.json"), folder.join("broker.log"));
+        // That of a killed broker is still there.
+        let _ = fs::remove_file(&ready);
+        let lines = fs::OpenOptions::new().create(true).append(true).open(&log)?;
         let clock = Stopwatch::start();
-        let mut child = command.stdout(Stdio::piped()).spawn()?;
-        let out = child.stdout.take().expect("standard output was asked for");
-        let mut lines = BufReader::new(out).lines();
-        let address = loop {
-            match lines.next() {
-                Some(line) => {
-                    if let Some(address) = address_in(&line?) {
-                        break address;
-                    }
-                }
-                None => {
-                    let status = child.wait()?;
-                    return Err(io::Error::other(format!("the server ended before it listened: {status}")));
-                }
+        let mut child = Command::new(program)
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(folder.join("data"))
+            .arg("--ready-file")
+            .arg(&ready)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(lines)
+            .spawn()?;
+        while clock.elapsed() < PATIENCE {
+            // A file half written has no whole address yet.
+            if let Some(url) = fs::read_to_string(&ready).ok().as_deref().and_then(url_in) {
+                return Ok(Self { child, url, clock });
             }
-        };
-        // Whatever it says later must not fill the pipe.
-        std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { child, address, clock })
+            if let Some(status) = child.try_wait()? {
+                let said = fs::read_to_string(&log).unwrap_or_default();
+                return Err(io::Error::other(format!("the broker ended before it was ready, {status}: {said}")));
+            }
+            pause(LOOK);
+        }
+        child.kill()?;
+        Err(io::Error::other("the broker does not become ready"))
     }
 
     /// Its process id.
@@ -71,7 +78,7 @@ impl ServerProcess {
 
     /// Where it listens, as a URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        self.url.clone()
     }
 
     /// Time since it was started.
@@ -142,22 +149,27 @@ pub fn sibling(name: &str) -> io::Result<PathBuf> {
     found.ok_or_else(|| io::Error::other(format!("no program {name}: cargo build --release --bins")))
 }
 
-/// The first address of loopback in a line.
-fn address_in(line: &str) -> Option<SocketAddr> {
-    let start = line.find("127.0.0.1:")?;
-    let rest = &line[start..];
-    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':')).unwrap_or(rest.len());
-    rest[..end].parse().ok()
+/// The URL of the first whole address of loopback in a text: one that something follows.
+fn url_in(text: &str) -> Option<String> {
+    let rest = &text[text.find("127.0.0.1:")?..];
+    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'))?;
+    Some(format!("http://{}", &rest[..end]))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::address_in;
+    use super::url_in;
 
     #[test]
     fn the_address_is_found_in_what_a_server_says() {
-        assert_eq!(address_in("listening on http://127.0.0.1:4711/").map(|address| address.port()), Some(4711));
-        assert_eq!(address_in("127.0.0.1:80").map(|address| address.port()), Some(80));
-        assert_eq!(address_in("recovering"), None);
+        let ready = r#"{"url":"http://127.0.0.1:4711","pid":7}"#;
+        assert_eq!(url_in(ready).as_deref(), Some("http://127.0.0.1:4711"));
+        assert_eq!(url_in("127.0.0.1:80\n").as_deref(), Some("http://127.0.0.1:80"));
+        assert_eq!(url_in("recovering\n"), None);
+    }
+
+    #[test]
+    fn an_address_that_is_still_being_written_is_none() {
+        assert_eq!(url_in(r#"{"url":"http://127.0.0.1:47"#), None);
     }
 }

@@ -132,7 +132,7 @@ impl Bench {
 
     /// A broker on a folder that may have data.
     pub(crate) fn broker_on(&self, folder: &Path) -> Result<ServerProcess, Box<dyn Error>> {
-        Ok(ServerProcess::broker(&self.broker, &folder.join("data"))?)
+        Ok(ServerProcess::broker(&self.broker, folder)?)
     }
 
     /// A client of a server. It takes the runtime for its connection.
