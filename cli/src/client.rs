@@ -1,6 +1,6 @@
 //! Connects commands with `sawlog-client`, and puts its errors into words, exit codes and a next step.
 
-use sawlog_client::{Client, Error, ErrorKind, ErrorReason};
+use sawlog_client::{Client, Error, ErrorKind, ErrorReason, Health};
 
 use crate::arguments::Common;
 use crate::failure::{Exit, Failure, Outcome};
@@ -8,7 +8,26 @@ use crate::failure::{Exit, Failure, Outcome};
 /// Runs a command's work with a client of the broker at `--url`.
 pub(crate) fn run<T>(common: &Common, work: impl AsyncFnOnce(Client) -> Outcome<T>) -> Outcome<T> {
     let runtime = runtime()?;
-    runtime.block_on(async { work(connect(&common.url, common.timeout)?).await })
+    runtime.block_on(async {
+        let client = connect(&common.url, common.timeout)?;
+        reachable(&client).await?;
+        work(client).await
+    })
+}
+
+/// Asks once, so that a person need not wait while calls are repeated to a broker that is not there.
+///
+/// # Errors
+/// Unavailable: nothing answers at the address.
+pub(crate) async fn reachable(client: &Client) -> Outcome<Health> {
+    match client.admin().health().await {
+        Ok(health) => Ok(health),
+        Err(error) if error.kind() == ErrorKind::Unavailable => {
+            let what = format!("no broker answers at {}: {}", client.url(), error.message());
+            Err(Failure::new(Exit::Unavailable, what, next(&error)))
+        }
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// A runtime whose connections go on while the command's own thread reads files or waits for standard input.

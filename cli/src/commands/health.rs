@@ -21,7 +21,7 @@ struct Answer<'a> {
 
 impl Health {
     pub(crate) fn run(&self, common: &Common) -> Outcome {
-        let answer = client::run(common, async |client| client.admin().health().await.map_err(client::failed))?;
+        let answer = client::run(common, async |client| client::reachable(&client).await)?;
         let serving = answer == sawlog_client::Health::Serving;
         if common.json() {
             output::json_line(&Answer { url: &common.url, serving })?;

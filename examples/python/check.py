@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Tries a running sawlog broker from Python, with nothing but grpcio and stubs made from the protos.
+
+Usage: check.py URL [--protos FOLDER] [--build FOLDER]
+
+It creates a topic, produces (plain records of an idempotent producer, then a stream of requests with a bad one among
+them), reads everything back, and looks into the details of errors. It exits with 0 only if all of it is as the protos
+say; what is not is told on standard error.
+"""
+
+import argparse
+import pathlib
+import subprocess
+import sys
+import time
+import uuid
+
+import grpc
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def generate(protos: pathlib.Path, build: pathlib.Path) -> None:
+    """Makes the stubs; they are never committed."""
+    build.mkdir(parents=True, exist_ok=True)
+    files = sorted(str(file) for file in (protos / "sawlog" / "v1").glob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"--python_out={build}", f"--grpc_python_out={build}"]
+    subprocess.run(command + files, check=True)
+    sys.path.insert(0, str(build))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Try a running sawlog broker from Python.")
+    parser.add_argument("url", help="where the broker is, such as http://127.0.0.1:7070")
+    parser.add_argument("--protos", type=pathlib.Path, default=HERE.parent.parent / "proto")
+    parser.add_argument("--build", type=pathlib.Path, default=HERE / "build")
+    return parser.parse_args()
+
+
+ARGUMENTS = parse_arguments()
+generate(ARGUMENTS.protos, ARGUMENTS.build)
+
+from google.rpc import error_details_pb2  # noqa: E402
+from grpc_status import rpc_status  # noqa: E402
+from sawlog.v1 import produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc  # noqa: E402
+from sawlog.v1 import topic_pb2, topic_pb2_grpc, types_pb2  # noqa: E402
+
+DEADLINE_S = 30
+
+
+class Difference(Exception):
+    """Something is not as the protos say."""
+
+
+def expect(found, wanted, what: str) -> None:
+    if found != wanted:
+        raise Difference(f"{what}: found {found!r}, expected {wanted!r}")
+
+
+def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo:
+    """The ErrorInfo among the details of a failed call."""
+    status = rpc_status.from_call(error)
+    if status is None:
+        raise Difference(f"a status without details: {error.code()} {error.details()}")
+    for detail in status.details:
+        info = error_details_pb2.ErrorInfo()
+        if detail.Is(info.DESCRIPTOR):
+            detail.Unpack(info)
+            return info
+    raise Difference(f"no ErrorInfo among {[detail.type_url for detail in status.details]}")
+
+
+def refused(call, code: grpc.StatusCode, reason: str) -> dict:
+    """Makes a call that must fail in this way; returns the facts."""
+    try:
+        call()
+    except grpc.RpcError as error:
+        expect(error.code(), code, f"code of {reason}")
+        info = error_info(error)
+        expect((info.reason, info.domain), (reason, "sawlog"), "reason and domain")
+        return dict(info.metadata)
+    raise Difference(f"a call succeeded that must fail with {reason}")
+
+
+class Broker:
+    """The services of a broker."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.topics = topic_pb2_grpc.TopicServiceStub(channel)
+        self.produce = produce_pb2_grpc.ProduceServiceStub(channel)
+        self.read = read_pb2_grpc.ReadServiceStub(channel)
+
+    def records(self, topic: str) -> list:
+        """Every record of a topic as (partition, offset, key, value, headers, event time)."""
+        found = []
+        for response in self.read.Read(read_pb2.ReadRequest(topic=topic), timeout=DEADLINE_S):
+            if response.WhichOneof("frame") != "records":
+                continue
+            for positioned in response.records.records:
+                record = positioned.record
+                headers = [(header.key, header.value) for header in record.headers]
+                key = record.key if record.HasField("key") else None
+                value = record.value if record.HasField("value") else None
+                found.append((response.records.partition, positioned.offset, key, value, headers, record.timestamp_ms))
+        return found
+
+
+def plain(topic: str, records: list, producer: tuple | None = None) -> produce_pb2.ProduceRequest:
+    request = produce_pb2.ProduceRequest(topic=topic)
+    for record in records:
+        request.records.records.add().record.CopyFrom(record)
+    if producer is not None:
+        producer_id, epoch, number = producer
+        request.producer.CopyFrom(
+            produce_pb2.ProducerRequest(producer_id=producer_id, producer_epoch=epoch, request_number=number)
+        )
+    return request
+
+
+def check_topics(broker: Broker, topic: str) -> None:
+    config = topic_pb2.TopicConfig(partitions=3, keyed=True)
+    created = broker.topics.CreateTopic(topic_pb2.CreateTopicRequest(name=topic, config=config), timeout=DEADLINE_S)
+    expect(created.created, True, "a new topic")
+    again = broker.topics.CreateTopic(topic_pb2.CreateTopicRequest(name=topic, config=config), timeout=DEADLINE_S)
+    expect((again.created, again.topic.topic_id), (False, created.topic.topic_id), "the same topic again")
+    expect(again.topic.config.ack_floor, types_pb2.ACK_LEVEL_DURABLE, "durable by default")
+
+
+def check_idempotent_records(broker: Broker, topic: str) -> list:
+    """A request that is sent twice is appended once (PR-7)."""
+    producer = broker.produce.InitProducer(produce_pb2.InitProducerRequest(name=f"{topic}-check"), timeout=DEADLINE_S)
+    header = types_pb2.Header(key="source", value=b"python")
+    records = [
+        types_pb2.Record(key=f"key-{number % 5}".encode(), value=f"value {number}".encode(), headers=[header], timestamp_ms=1000 + number)
+        for number in range(50)
+    ]
+    request = plain(topic, records, (producer.producer_id, producer.producer_epoch, 0))
+    first = broker.produce.Produce(request, timeout=DEADLINE_S)
+    expect([part.HasField("failure") for part in first.parts], [False] * len(first.parts), "parts that failed")
+    expect({part.ack for part in first.parts}, {types_pb2.ACK_LEVEL_DURABLE}, "levels reached")
+    expect(any(part.duplicate for part in first.parts), False, "duplicates in a first request")
+    repeated = broker.produce.Produce(request, timeout=DEADLINE_S)
+    expect(all(part.duplicate for part in repeated.parts), True, "a repeat is told")
+    places = [(result.partition, result.offset) for result in first.records]
+    expect([(result.partition, result.offset) for result in repeated.records], places, "positions of the repeat")
+    return [(*place, record.key, record.value, [("source", b"python")], record.timestamp_ms) for place, record in zip(places, records)]
+
+
+def check_stream(broker: Broker, topic: str) -> list:
+    """A bad request on a stream is answered in its place and ends nothing."""
+    good = [types_pb2.Record(key=b"stream", value=f"stream {number}".encode(), timestamp_ms=2000 + number) for number in range(20)]
+    bad = types_pb2.Record(value=b"no key", timestamp_ms=1)
+    requests = [plain(topic, [record]) for record in good[:10]] + [plain(topic, [bad])] + [plain(topic, [record]) for record in good[10:]]
+    stream = (produce_pb2.ProduceStreamRequest(request_id=number, request=request) for number, request in enumerate(requests))
+    expected = []
+    answers = list(broker.produce.ProduceStream(stream, timeout=DEADLINE_S))
+    expect([answer.request_id for answer in answers], list(range(len(requests))), "answers in the order of the requests")
+    for number, answer in enumerate(answers):
+        if number == 10:
+            check_bad_record(answer)
+            continue
+        expect(answer.WhichOneof("outcome"), "response", f"outcome of request {number}")
+        (result,) = answer.response.records
+        record = good[number if number < 10 else number - 1]
+        expected.append((result.partition, result.offset, record.key, record.value, [], record.timestamp_ms))
+    return expected
+
+
+def check_bad_record(answer: produce_pb2.ProduceStreamResponse) -> None:
+    if answer.WhichOneof("outcome") == "failure":
+        failures = [answer.failure]
+    else:
+        failures = [failure.failure for part in answer.response.parts for failure in part.record_failures]
+    reasons = {types_pb2.ErrorReason.Name(failure.reason) for failure in failures}
+    expect(reasons, {"ERROR_REASON_KEY_REQUIRED"}, "reason of the record without a key")
+
+
+def check_errors(broker: Broker, topic: str) -> None:
+    missing = f"{topic}-missing"
+    facts = refused(
+        lambda: broker.topics.GetTopic(topic_pb2.GetTopicRequest(name=missing), timeout=DEADLINE_S),
+        grpc.StatusCode.NOT_FOUND,
+        "TOPIC_NOT_FOUND",
+    )
+    expect(facts.get("topic"), missing, "fact `topic`")
+    refused(
+        lambda: broker.topics.CreateTopic(topic_pb2.CreateTopicRequest(name="../etc"), timeout=DEADLINE_S),
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "INVALID_NAME",
+    )
+    start = read_pb2.ReadStart(offset=1 << 40)
+    facts = refused(
+        lambda: list(broker.read.Read(read_pb2.ReadRequest(topic=topic, partitions=[0], start=start), timeout=DEADLINE_S)),
+        grpc.StatusCode.OUT_OF_RANGE,
+        "OFFSET_OUT_OF_RANGE",
+    )
+    expect(facts.get("earliest"), "0", "fact `earliest`")
+    expect(facts.get("latest", "").isdigit(), True, "fact `latest` is a number")
+
+
+def main() -> None:
+    target = ARGUMENTS.url.removeprefix("http://").rstrip("/")
+    topic = f"python-{uuid.uuid4()}"
+    with grpc.insecure_channel(target) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=DEADLINE_S)
+        except grpc.FutureTimeoutError:
+            raise Difference(f"no broker answers at {ARGUMENTS.url}") from None
+        broker = Broker(channel)
+        began = time.monotonic()
+        check_topics(broker, topic)
+        expected = check_idempotent_records(broker, topic)
+        expected += check_stream(broker, topic)
+        found = broker.records(topic)
+        expect(sorted(found), sorted(expected), "records read back")
+        for partition in range(3):
+            offsets = [offset for place, offset, *_ in found if place == partition]
+            expect(offsets, list(range(len(offsets))), f"offsets of partition {partition}")
+        check_errors(broker, topic)
+        broker.topics.DeleteTopic(topic_pb2.DeleteTopicRequest(name=topic), timeout=DEADLINE_S)
+        milliseconds = (time.monotonic() - began) * 1e3
+    print(f"python: {len(found)} records produced and read back, error details as they should be, {milliseconds:.0f} ms")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except Difference as difference:
+        sys.exit(f"python: {difference}")
