@@ -44,7 +44,7 @@ const MEANINGS: &[(&str, &str)] = &[
 /// Variables that begin with `SAWLOG_` and are no settings of the broker.
 const OTHER_VARIABLES: &[&str] = &["SAWLOG_URL", "SAWLOG_CONFIG", "SAWLOG_OUTPUT", "SAWLOG_LOG", "SAWLOG_LOG_FORMAT"];
 /// Beginnings of variables that tests and benchmarks use.
-const OTHER_PREFIXES: &[&str] = &["SAWLOG_TEST", "SAWLOG_BENCH"];
+const OTHER_PREFIXES: &[&str] = &["SAWLOG_TEST", "SAWLOG_BENCH", "SAWLOG_BIN"];
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -152,10 +152,11 @@ impl BrokerProcess {
     }
 }
 
-/// The ready file holds `host:port` or a URL, alone on its first line.
+/// The ready file is JSON: `{"url": "http://host:port", "pid": 1}`.
 fn address_in(text: &str) -> String {
-    let line = text.lines().next().unwrap_or_default().trim();
-    line.trim_start_matches("http://").trim_end_matches('/').to_owned()
+    let ready: serde_json::Value = serde_json::from_str(text).expect("the ready file is JSON");
+    let url = ready["url"].as_str().expect("the ready file has the URL");
+    url.trim_start_matches("http://").to_owned()
 }
 
 /// The binary: `SAWLOG_BIN`, or built by cargo from this workspace, once.

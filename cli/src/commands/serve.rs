@@ -1,6 +1,6 @@
 //! `serve`: the broker in production; nothing is made by accident.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -34,6 +34,9 @@ pub(crate) struct SettingFlags {
     /// Address and port to listen on.
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<SocketAddr>,
+    /// Port on 127.0.0.1, instead of --listen; 0 takes a free one.
+    #[arg(short, long, conflicts_with = "listen")]
+    port: Option<u16>,
     /// Where everything is stored.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
@@ -47,6 +50,8 @@ impl SettingFlags {
     pub(crate) fn values(&self) -> Vec<FlagValue> {
         let mut values: Vec<_> = self.set.iter().map(|(key, text)| FlagValue::new(key, text, "--set")).collect();
         values.extend(self.listen.map(|listen| FlagValue::new("listen", listen.to_string(), "--listen")));
+        let local = self.port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        values.extend(local.map(|listen| FlagValue::new("listen", listen.to_string(), "--port")));
         let data_dir = self.data_dir.as_ref();
         values.extend(
             data_dir.map(|folder| FlagValue::new("storage.data_dir", folder.display().to_string(), "--data-dir")),
