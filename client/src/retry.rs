@@ -13,30 +13,25 @@ const LONGEST: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Retry {
     waits: ExponentialBackoff,
-    tries: u32,
+    waited: bool,
 }
 
 impl Retry {
     pub(crate) fn new() -> Self {
-        Self { waits: builder().build(), tries: 0 }
+        Self { waits: builder().build(), waited: false }
     }
 
     /// The wait before the next try; never shorter than what the broker told.
     pub(crate) fn next_wait(&mut self, told: Option<Duration>) -> Duration {
-        self.tries += 1;
+        self.waited = true;
         // The iterator has no end; the fallback is never taken.
         let wait = self.waits.next().unwrap_or(LONGEST);
         told.map_or(wait, |told| wait.max(told))
     }
 
-    /// Tries that failed in a row.
-    pub(crate) fn tries(&self) -> u32 {
-        self.tries
-    }
-
     /// A try succeeded: the next wait is short again.
     pub(crate) fn reset(&mut self) {
-        if self.tries > 0 {
+        if self.waited {
             *self = Self::new();
         }
     }
@@ -62,7 +57,6 @@ mod tests {
         assert!(waits[0] >= SHORTEST && waits[0] <= SHORTEST * 2, "{:?}", waits[0]);
         assert!(waits.iter().all(|wait| *wait <= LONGEST * 2), "{waits:?}");
         assert!(waits[19] >= LONGEST);
-        assert_eq!(retry.tries(), 20);
         retry.reset();
         assert!(retry.next_wait(None) <= SHORTEST * 2);
     }

@@ -360,6 +360,7 @@ impl Accumulator {
     /// The partition by rule PR-1.
     fn partition_of(&self, record: RecordRef<'_>) -> Result<u32, Error> {
         let partitions = self.rules.partitions;
+        // On a keyed topic a partition asked for is only checked, below.
         if !self.rules.keyed
             && let Some(partition) = record.partition
         {

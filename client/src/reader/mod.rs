@@ -6,15 +6,20 @@
 //! - After a cut the read goes on behind the last record, with its epoch, so that another record is never taken for it.
 //! - Each batch's CRC-32C is checked here again (rule C5).
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
-use tokio_stream::Stream;
+use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
-use crate::types::{Header, TopicId};
+use crate::types::{Header, OffsetAt};
+
+mod batch;
+mod resume;
+mod stream;
+
+pub use batch::{BatchItem, Headers, ReadBatch};
+use resume::Progress;
+pub use stream::Reader;
 
 /// Where to begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,16 +139,12 @@ pub enum ReadEvent {
     },
 }
 
-/// A batch that was read, its records not yet unpacked.
-#[derive(Debug, Clone)]
-pub struct ReadBatch {}
-
 /// What a batch-wise read meets: a batch, or an event other than a record.
 #[derive(Debug, Clone)]
 pub enum BatchEvent {
     /// Records.
     Batch(ReadBatch),
-    /// Anything else; never [`ReadEvent::Record`].
+    /// Anything else; a [`ReadEvent::Record`] only if the read has a filter.
     Event(ReadEvent),
 }
 
@@ -161,7 +162,7 @@ pub(crate) struct Settings {
     pub(crate) from: ReaderFrom,
     pub(crate) to: Option<ReaderTo>,
     pub(crate) follow: bool,
-    pub(crate) filter: Option<sawlog_proto::v1::ReadFilter>,
+    pub(crate) filter: Option<v1::ReadFilter>,
     pub(crate) max_records_per_second: u64,
     pub(crate) max_bytes_per_second: u64,
     pub(crate) skip_damaged: bool,
@@ -226,12 +227,12 @@ impl ReaderBuilder {
 
     /// Only records with this header of exactly this value.
     pub fn header_equals(self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        self.header_match(key, Some(sawlog_proto::v1::header_match::Value::Equals(value.into())))
+        self.header_match(key, Some(v1::header_match::Value::Equals(value.into())))
     }
 
     /// Only records with this header and a value that begins with this.
     pub fn header_prefix(self, key: impl Into<String>, value: impl Into<Bytes>) -> Self {
-        self.header_match(key, Some(sawlog_proto::v1::header_match::Value::Prefix(value.into())))
+        self.header_match(key, Some(v1::header_match::Value::Prefix(value.into())))
     }
 
     /// At most so many records a second; 0: no limit.
@@ -259,90 +260,36 @@ impl ReaderBuilder {
     /// `TOPIC_NOT_FOUND`, `PARTITION_NOT_FOUND`; a connection that fails for the client's `call_timeout`. Bounds out
     /// of the log are told by the first event.
     pub async fn open(self) -> Result<Reader, Error> {
-        let _ = (self.client, self.settings);
-        todo!()
+        let Self { client, settings } = self;
+        let admin = client.admin();
+        let (topic, partitions) = (settings.topic.as_str(), settings.partitions.as_slice());
+        let at = match &settings.from {
+            ReaderFrom::Latest | ReaderFrom::Last(_) => OffsetAt::Latest,
+            ReaderFrom::TimestampMs(time) => OffsetAt::TimestampMs(*time),
+            ReaderFrom::Earliest | ReaderFrom::Offset(_) | ReaderFrom::Starts(_) => OffsetAt::Earliest,
+        };
+        let (topic_id, found) = admin.topic_offsets(topic, partitions, at).await?;
+        let earliest = match settings.from {
+            ReaderFrom::Last(_) => admin.offsets(topic, partitions, OffsetAt::Earliest).await?,
+            _ => Vec::new(),
+        };
+        let ends = match settings.to {
+            Some(ReaderTo::HighWatermark) => Some(admin.offsets(topic, &[], OffsetAt::Latest).await?),
+            None if !settings.follow => Some(admin.offsets(topic, &[], OffsetAt::Latest).await?),
+            _ => None,
+        };
+        let starts = resume::starts_at(&settings.from, &found, &earliest);
+        let mut events = Vec::new();
+        let progress = Progress::new(settings, topic_id, &starts, ends.as_deref(), &mut events);
+        Ok(Reader::new(client, progress, events))
     }
 
-    fn filter(&mut self) -> &mut sawlog_proto::v1::ReadFilter {
+    fn filter(&mut self) -> &mut v1::ReadFilter {
         self.settings.filter.get_or_insert_default()
     }
 
-    fn header_match(mut self, key: impl Into<String>, value: Option<sawlog_proto::v1::header_match::Value>) -> Self {
-        self.filter().headers.push(sawlog_proto::v1::HeaderMatch { key: key.into(), value });
+    fn header_match(mut self, key: impl Into<String>, value: Option<v1::header_match::Value>) -> Self {
+        self.filter().headers.push(v1::HeaderMatch { key: key.into(), value });
         self
-    }
-}
-
-/// A read under way: a stream of events. Ends after the last [`ReadEvent::PartitionEnd`], or after an error.
-#[derive(Debug)]
-pub struct Reader {}
-
-impl Reader {
-    /// The next batch or event, for readers in a hurry: the records of a batch are unpacked one by one, without an
-    /// allocation each. Not to be mixed with the stream of single records.
-    pub async fn next_batch(&mut self) -> Option<Result<BatchEvent, Error>> {
-        todo!()
-    }
-
-    /// Where the read stands: per partition the next offset, with the epoch of the record before it. Give it to
-    /// [`ReaderFrom::Starts`] to go on there.
-    pub fn positions(&self) -> Vec<Start> {
-        todo!()
-    }
-
-    /// Id of the topic that is read.
-    pub fn topic_id(&self) -> &TopicId {
-        todo!()
-    }
-}
-
-impl Stream for Reader {
-    type Item = Result<ReadEvent, Error>;
-
-    fn poll_next(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        todo!()
-    }
-}
-
-/// A record of a [`ReadBatch`], borrowed from it.
-#[derive(Debug, Clone, Copy)]
-pub struct BatchItem<'a> {
-    /// Offset.
-    pub offset: u64,
-    /// Event time in milliseconds since 1970.
-    pub timestamp_ms: i64,
-    /// Entity id; absent is not empty.
-    pub key: Option<&'a [u8]>,
-    /// Payload; absent is a tombstone.
-    pub value: Option<&'a [u8]>,
-}
-
-impl ReadBatch {
-    /// Partition, from 0.
-    pub fn partition(&self) -> u32 {
-        todo!()
-    }
-
-    /// Number of records within the bounds of the read.
-    pub fn len(&self) -> usize {
-        todo!()
-    }
-
-    /// Whether it holds no record.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Bytes of the batch as it came.
-    pub fn bytes(&self) -> usize {
-        todo!()
-    }
-
-    /// Calls `each` with every record in order; returns their number. Nothing is allocated per record.
-    ///
-    /// # Errors
-    /// A record that cannot be unpacked ([`crate::ErrorKind::DataLoss`]).
-    pub fn for_each(&self, _each: impl FnMut(BatchItem<'_>)) -> Result<usize, Error> {
-        todo!()
     }
 }
