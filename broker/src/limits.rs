@@ -70,6 +70,8 @@ pub const PRODUCERS: usize = 100_000;
 pub const PRODUCER_WINDOW: usize = 64;
 /// Unsynced bytes of a partition up to which its appends run inline.
 pub const INLINE_UNSYNCED_BYTES: u64 = 8 << 20;
+/// Buffers of one vectored write: `IOV_MAX` on Linux and macOS.
+pub const WRITE_SLICES: usize = 1_024;
 /// Bytes after which write-back is started.
 pub const WRITE_BACK_BYTES: u64 = 8 << 20;
 /// Bytes allocated ahead of the end of all active segments together.

@@ -1,75 +1,44 @@
 //! One partition's log as its one writer sees it.
 //!
-//! The owner serialises `append`, `roll`, `write_mark`, `cut`, `raise_start`; it may run [`PendingSync::run`] beside
-//! them, one at a time.
+//! The owner serialises all calls that take `&mut self`; it may run [`PendingSync::run`] and [`IndexSave::run`]
+//! beside them, each one at a time. Owns the order of writes, syncs and publication; must not know producers,
+//! acknowledgements or tasks.
+//!
+//! Invariants:
+//! - offsets continue without a gap; epochs and append times never fall;
+//! - `log start <= durable end <= end`, and readers never see above the end, nor above the durable end once fenced;
+//! - after a failed sync nothing is written to that file again (rule F1);
+//! - a failed write leaves nothing in the log, or the log is fenced (rule F2);
+//! - a new segment begins only where everything before it is synced (rule D7).
+//!
+//! Files: `active.rs` the active segment and its space, `sync.rs` syncs, `roll.rs` seal, roll, reopen and close,
+//! `index_save.rs` indexes of the active segment on disk, `views.rs` what the owner may ask.
 
-use std::path::PathBuf;
+mod active;
+mod index_save;
+mod roll;
+mod sync;
+mod views;
+
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 
+use super::environment::{LogEnvironment, LogSettings};
 use super::error::{AppendError, OpenError, SyncError};
-use super::reader::LogReader;
-use super::storage::Storage;
-use crate::model::{Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId, TopicUuid};
+use super::format::FRAME_HEADER_BYTES;
+use super::frame::{FrameDraft, MarkDraft, encode_header, encode_mark};
+use super::reader::{LogBounds, LogReader, Published};
+use super::recovery::{self, RecoveryHint, RecoveryReport};
+use crate::model::{Offset, OffsetRange, PartitionEpoch};
 
-/// Whose log it is: stands in every segment header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogIdentity {
-    /// Id of the data directory, from its `FORMAT` file.
-    pub data_dir: [u8; 16],
-    /// Id of the topic that clients see.
-    pub topic_uuid: TopicUuid,
-    /// Number of the topic.
-    pub topic_id: TopicId,
-    /// The partition.
-    pub partition: PartitionId,
-}
-
-/// Settings of a log that may change while it is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogSettings {
-    /// Bytes at which the active segment is sealed, 1 MiB to 1 GiB (smaller in tests).
-    pub segment_bytes: u64,
-    /// Bytes of log per entry of the offset index, 4,096 by default.
-    pub index_interval_bytes: u64,
-    /// Bytes by which space is allocated ahead; 0: never.
-    pub allocation_step_bytes: u64,
-}
-
-/// Where a log lives.
-#[derive(Debug, Clone)]
-pub struct LogEnvironment {
-    /// The files.
-    pub storage: Arc<dyn Storage>,
-    /// Directory of the log, relative to the data directory.
-    pub dir: PathBuf,
-    /// Whose log it is.
-    pub identity: LogIdentity,
-    /// Its settings.
-    pub settings: LogSettings,
-    /// Random bits for the salts of its segments.
-    pub salt_seed: u64,
-}
-
-/// A frame to append.
-#[derive(Debug, Clone)]
-pub struct FrameDraft {
-    /// Offset of the first record: the end of the log, or of the draft before.
-    pub base_offset: Offset,
-    /// Records in it, at least 1.
-    pub record_count: u32,
-    /// Time of the append in milliseconds since 1970; never falls along a log.
-    pub append_time_ms: i64,
-    /// Epoch of the partition; never falls along a log.
-    pub epoch: PartitionEpoch,
-    /// The encoded extension block; empty if there is none.
-    pub extensions: Bytes,
-    /// The first bytes of the batch, which the broker has set.
-    pub batch_head: Bytes,
-    /// The rest of the batch.
-    pub batch_rest: Bytes,
-}
+use active::{Active, ActiveStart};
+pub use index_save::IndexSave;
+pub(crate) use roll::{CreateError, Salts, SegmentStart, create_segment, remove_segment};
+pub use sync::PendingSync;
+use sync::SyncGate;
+pub use views::SegmentInfo;
 
 /// What an append did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,196 +49,302 @@ pub struct Appended {
     pub bytes: u64,
 }
 
-/// What is known of a log before it is opened; none of it is evidence that bytes are good.
-#[derive(Debug, Clone, Default)]
-pub struct RecoveryHint {
-    /// First offset kept, from the metadata log (rule D9).
-    pub log_start: Offset,
-    /// Everything below had been synced, from the checkpoint or the clean marker.
-    pub proven_end: Offset,
-    /// The clean-shutdown marker says that the log ends here and is whole.
-    pub clean_end: Option<Offset>,
-    /// Ranges known to be damaged, from the metadata log.
-    pub quarantined: Vec<OffsetRange>,
-    /// Epoch for frames that recovery itself may have to append behind a damaged end.
-    pub next_epoch: PartitionEpoch,
-}
-
-/// What opening a log found and did.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecoveryReport {
-    /// End of the log.
-    pub end: Offset,
-    /// Epoch of its last frame, if it has one.
-    pub last_epoch: Option<PartitionEpoch>,
-    /// Append time of its last frame, 0 if it has none.
-    pub last_append_time_ms: i64,
-    /// Bytes read and verified.
-    pub scanned_bytes: u64,
-    /// Bytes of a torn tail that were cut off.
-    pub dropped_bytes: u64,
-    /// Ranges found damaged now, to be kept in the metadata log.
-    pub quarantined: Vec<OffsetRange>,
-    /// The last sync of recovery failed: the log is fenced at its proven end (rule D6).
-    pub fenced: Option<String>,
-}
-
 /// The writer of one log.
 #[derive(Debug)]
-pub struct LocalLog {}
-
-/// A sync that covers everything appended before it was taken; run on any thread, one at a time per log.
-#[derive(Debug)]
-pub struct PendingSync {}
-
-impl PendingSync {
-    /// Syncs the file (`fdatasync`).
-    ///
-    /// # Errors
-    /// The sync failed: the log must be told with [`LocalLog::fence`].
-    pub fn run(&self) -> Result<(), SyncError> {
-        todo!()
-    }
-
-    /// Everything below is durable once [`PendingSync::run`] has returned `Ok`.
-    pub fn end(&self) -> Offset {
-        todo!()
-    }
+pub struct LocalLog {
+    environment: Arc<LogEnvironment>,
+    shared: Arc<Mutex<Published>>,
+    active: Active,
+    /// Whether the active segment has been sealed; held while its index files are written.
+    index_files: Arc<Mutex<bool>>,
+    end: Offset,
+    durable_end: Offset,
+    last_epoch: PartitionEpoch,
+    last_append_time_ms: i64,
+    fenced: Option<String>,
+    salts: Salts,
+    /// Headers of the frames being written.
+    headers: Vec<u8>,
 }
 
 impl LocalLog {
     /// Makes a new, empty log with its first segment, durably (rule D7).
-    pub fn create(_environment: LogEnvironment, _epoch: PartitionEpoch) -> Result<Self, OpenError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`]: there are segments already. [`OpenError::Io`]: a call to the storage failed.
+    pub fn create(environment: LogEnvironment, epoch: PartitionEpoch) -> Result<Self, OpenError> {
+        let mut salts = Salts::new(environment.salt_seed);
+        let environment = Arc::new(environment);
+        let opened = recovery::create(&environment, &mut salts, epoch)?;
+        Ok(Self::from_opened(environment, salts, opened).0)
     }
 
-    /// Opens a log as rules D6, D7 and C3 say.
-    pub fn open(_environment: LogEnvironment, _hint: &RecoveryHint) -> Result<(Self, RecoveryReport), OpenError> {
-        todo!()
+    /// Opens a log as rules D6, D7 and C3 say. A directory without segments is one whose creation was cut short.
+    ///
+    /// # Errors
+    /// [`OpenError::Foreign`]: files of another log or version are in its place; nothing of them was touched.
+    /// [`OpenError::Io`]: a call to the storage failed; opening may be tried again.
+    pub fn open(environment: LogEnvironment, hint: &RecoveryHint) -> Result<(Self, RecoveryReport), OpenError> {
+        let mut salts = Salts::new(environment.salt_seed);
+        let environment = Arc::new(environment);
+        let opened = recovery::open(&environment, &mut salts, hint)?;
+        Ok(Self::from_opened(environment, salts, opened))
+    }
+
+    fn from_opened(environment: Arc<LogEnvironment>, salts: Salts, opened: recovery::Opened) -> (Self, RecoveryReport) {
+        let bounds = LogBounds { start: opened.start, durable_end: opened.durable_end, end: opened.durable_end };
+        let start = ActiveStart {
+            segment: opened.active,
+            header: opened.header,
+            end_position: opened.end_position,
+            durable_position: opened.end_position,
+            first_append_time_ms: opened.first_append_time_ms,
+            proven_end: opened.proven_end,
+            marked: opened.marked,
+            indexed_bytes: opened.indexed_bytes,
+        };
+        let published = Published {
+            bounds,
+            active_bytes: opened.end_position,
+            segments: opened.segments.into(),
+            damaged: opened.damaged.into(),
+        };
+        let log = Self {
+            active: Active::new(&environment, start, None),
+            shared: Arc::new(Mutex::new(published)),
+            index_files: Arc::default(),
+            end: opened.durable_end,
+            durable_end: opened.durable_end,
+            last_epoch: opened.last_epoch,
+            last_append_time_ms: opened.last_append_time_ms,
+            fenced: opened.report.fenced.clone(),
+            salts,
+            headers: Vec::new(),
+            environment,
+        };
+        (log, opened.report)
     }
 
     /// A reader of this log; stays valid while the log lives.
     pub fn reader(&self) -> LogReader {
-        todo!()
-    }
-
-    /// End of the log: the offset that the next record gets.
-    pub fn end(&self) -> Offset {
-        todo!()
-    }
-
-    /// Everything below is known to be synced.
-    pub fn durable_end(&self) -> Offset {
-        todo!()
-    }
-
-    /// Bytes appended and not yet synced.
-    pub fn unsynced_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Why the log is fenced, if it is.
-    pub fn fenced(&self) -> Option<&str> {
-        todo!()
-    }
-
-    /// Takes changed settings; those of the active segment's size apply from the next roll check.
-    pub fn set_settings(&mut self, _settings: LogSettings) {
-        todo!()
+        LogReader::new(self.shared.clone())
     }
 
     /// Writes all frames with as few calls as the system allows, to the page cache, and shows them to readers.
-    /// Bounded work: never rolls, never syncs.
+    /// Bounded work: never rolls, never syncs unless a write failed.
     ///
     /// # Errors
     /// [`AppendError::Write`]: nothing of it is in the log (rule F2). [`AppendError::Fenced`]: no more writes.
     ///
     /// # Panics
     /// If offsets, epochs or times do not continue the log: the caller's defect.
-    pub fn append(&mut self, _frames: &[FrameDraft]) -> Result<Appended, AppendError> {
-        todo!()
+    pub fn append(&mut self, frames: &[FrameDraft]) -> Result<Appended, AppendError> {
+        let gate = self.gate_to_write()?;
+        let Some(last) = frames.last() else { return Ok(Appended { end: self.end, bytes: 0 }) };
+        self.assert_continues(frames);
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        for frame in frames {
+            encode_header(frame, &self.active.context, self.durable_end, &mut headers);
+        }
+        let incoming = frames.iter().map(FrameDraft::frame_bytes).sum();
+        self.active.allocate_ahead(&self.environment, &gate, incoming, last.append_time_ms);
+        let begin = self.active.end_position;
+        let mut slices: Vec<IoSlice<'_>> = Vec::with_capacity(frames.len() * 5);
+        for (frame, header) in frames.iter().zip(headers.chunks_exact(FRAME_HEADER_BYTES)) {
+            let parts = [header, &frame.extensions, &frame.batch_head, &frame.batch_rest, frame.padding()];
+            slices.extend(parts.into_iter().filter(|part| !part.is_empty()).map(IoSlice::new));
+        }
+        let written = self.active.write(&gate, &mut slices);
+        drop(slices);
+        self.headers = headers;
+        match written {
+            Ok(bytes) => assert_eq!(bytes, incoming, "an append writes all bytes of its frames"),
+            Err(error) => return Err(self.take_back(&gate, error)),
+        }
+        self.note_appended(frames, begin);
+        if let Err(error) = self.active.start_write_back(&gate) {
+            return Err(self.fence_after(&error));
+        }
+        Ok(Appended { end: self.end, bytes: incoming })
     }
 
-    /// Whether the active segment must be sealed before so many more bytes are appended.
-    pub fn must_roll(&self, _incoming_bytes: u64) -> bool {
-        todo!()
+    fn assert_continues(&self, frames: &[FrameDraft]) {
+        let (mut end, mut epoch, mut time_ms) = (self.end, self.last_epoch, self.last_append_time_ms);
+        for frame in frames {
+            assert_eq!(frame.base_offset, end, "offsets continue without a gap");
+            assert!(frame.epoch >= epoch, "epochs never fall along a log");
+            assert!(frame.append_time_ms >= time_ms, "append times never fall along a log");
+            assert!(
+                end.checked_add(u64::from(frame.record_count)).is_some(),
+                "a log never reaches the greatest offset"
+            );
+            (end, epoch, time_ms) = (frame.end_offset(), frame.epoch, frame.append_time_ms);
+        }
     }
 
-    /// Append time of the first frame of the active segment, if it has one: for rolling by age.
-    pub fn active_since_ms(&self) -> Option<i64> {
-        todo!()
+    /// The descriptor to write to, unless the log is fenced.
+    fn gate_to_write(&mut self) -> Result<Arc<SyncGate>, AppendError> {
+        if let Some(cause) = &self.fenced {
+            return Err(AppendError::Fenced { cause: cause.clone() });
+        }
+        let gate = self.active.gate(&self.environment).map_err(|source| AppendError::Write { source })?;
+        if let Some(error) = gate.failure().cloned() {
+            return Err(self.fence_after(&error));
+        }
+        Ok(gate)
     }
 
-    /// Seals the active segment (sync, indexes, exact length) and starts the next. Blocks; no sync may be pending.
-    ///
-    /// # Errors
-    /// As `append`; a failed sync fences.
-    pub fn roll(&mut self) -> Result<(), AppendError> {
-        todo!()
+    /// Indexes frames that were written from `position` on, and shows them to readers.
+    fn note_appended(&mut self, frames: &[FrameDraft], mut position: u64) {
+        {
+            let interval = self.environment.settings.index_interval_bytes;
+            let mut live = self.active.segment.live().lock();
+            for frame in frames {
+                live.note(frame.base_offset, frame.append_time_ms, position, interval);
+                position += frame.frame_bytes();
+            }
+        }
+        for frame in frames {
+            self.active.first_append_time_ms.get_or_insert(frame.append_time_ms);
+            (self.end, self.last_epoch) = (frame.end_offset(), frame.epoch);
+            self.last_append_time_ms = frame.append_time_ms;
+        }
+        self.active.proven_end = self.active.proven_end.max(self.durable_end);
+        self.active.marked = false;
+        let (end, active_bytes) = (self.end, self.active.end_position);
+        let mut shared = self.shared.lock();
+        shared.bounds.end = end;
+        shared.active_bytes = active_bytes;
     }
 
-    /// A sync of everything appended so far, or `None` if all is durable.
+    /// After a failed write: cuts the file back to where it ended and syncs it, so that the refusal is definite
+    /// (rule F2); if that fails, fences.
+    fn take_back(&mut self, gate: &Arc<SyncGate>, source: io::Error) -> AppendError {
+        if let Err(error) = self.active.trim(&self.environment, gate) {
+            let cause = format!("a failed write ({source}) could not be taken back: {error}");
+            self.fence(&cause);
+            return AppendError::Fenced { cause };
+        }
+        match self.sync_inline(gate) {
+            Ok(()) => AppendError::Write { source },
+            Err(error) => error,
+        }
+    }
+
+    /// Syncs the active segment here and now.
+    fn sync_inline(&mut self, gate: &Arc<SyncGate>) -> Result<(), AppendError> {
+        if let Err(error) = gate.sync() {
+            return Err(self.fence_after(&error));
+        }
+        self.note_durable(self.end, self.active.end_position);
+        Ok(())
+    }
+
+    fn fence_after(&mut self, error: &SyncError) -> AppendError {
+        let cause = error.to_string();
+        self.fence(&cause);
+        AppendError::Fenced { cause }
+    }
+
+    /// A sync of everything appended so far, or `None` if all is durable or the log is fenced.
     pub fn pending_sync(&self) -> Option<PendingSync> {
-        todo!()
+        if self.fenced.is_some() || self.active.durable_position == self.active.end_position {
+            return None;
+        }
+        let gate = self.active.open_gate().expect("a descriptor with unsynced bytes is never closed").clone();
+        Some(PendingSync { gate, base: self.active.segment.base(), end: self.end, position: self.active.end_position })
     }
 
-    /// Takes note that a sync has succeeded.
-    pub fn note_synced(&mut self, _sync: &PendingSync) {
-        todo!()
+    /// Takes note that a sync has succeeded. Does nothing if the log was fenced meanwhile: a sync that overlaps
+    /// a failed one proves nothing.
+    pub fn note_synced(&mut self, sync: &PendingSync) {
+        if self.fenced.is_some() || sync.base != self.active.segment.base() || sync.gate.failure().is_some() {
+            return;
+        }
+        self.note_durable(sync.end, sync.position);
+        if self.active.marked {
+            self.active.release();
+        }
+    }
+
+    fn note_durable(&mut self, end: Offset, position: u64) {
+        if position <= self.active.durable_position {
+            return;
+        }
+        self.active.durable_position = position;
+        self.durable_end = self.durable_end.max(end);
+        self.shared.lock().bounds.durable_end = self.durable_end;
     }
 
     /// Takes no more writes and hides everything above the durable end from readers (rule F1).
-    pub fn fence(&mut self, _cause: &str) {
-        todo!()
-    }
-
-    /// Leaves the fence: a new segment from the durable end; what lies above is gone (rule F1).
-    ///
-    /// # Errors
-    /// The new files could not be synced; the log stays fenced.
-    pub fn reopen(&mut self, _epoch: PartitionEpoch) -> Result<(), AppendError> {
-        todo!()
+    pub fn fence(&mut self, cause: &str) {
+        if self.fenced.is_some() {
+            return;
+        }
+        self.fenced = Some(cause.to_owned());
+        self.active.give_back(&self.environment);
+        self.end = self.durable_end;
+        self.active.end_position = self.active.durable_position;
+        let mut shared = self.shared.lock();
+        shared.bounds.end = self.durable_end;
+        shared.active_bytes = self.active.durable_position;
     }
 
     /// Writes a mark frame, so that the durable end is proven (rule C3), and gives back space allocated ahead; the
-    /// caller syncs it like any append. Does nothing if the last frame proves it already.
-    pub fn write_mark(&mut self, _append_time_ms: i64, _epoch: PartitionEpoch) -> Result<(), AppendError> {
-        todo!()
+    /// caller syncs it like any append. Does nothing if the last frame proves it already. Once a mark is synced, the
+    /// log closes its descriptor until the next append.
+    ///
+    /// # Errors
+    /// As [`LocalLog::append`].
+    pub fn write_mark(&mut self, append_time_ms: i64, epoch: PartitionEpoch) -> Result<(), AppendError> {
+        if self.fenced.is_none() && self.active.proven_end >= self.durable_end && !self.active.has_space_ahead() {
+            return Ok(());
+        }
+        let gate = self.gate_to_write()?;
+        if let Err(error) = self.active.trim(&self.environment, &gate) {
+            return Err(self.take_back(&gate, error));
+        }
+        if self.active.proven_end >= self.durable_end {
+            return Ok(());
+        }
+        let mark = MarkDraft {
+            end: self.end,
+            durable_end: self.durable_end,
+            append_time_ms: append_time_ms.max(self.last_append_time_ms),
+            epoch: epoch.max(self.last_epoch),
+        };
+        let mut bytes = Vec::with_capacity(FRAME_HEADER_BYTES);
+        encode_mark(&mark, &self.active.context, &mut bytes);
+        let begin = self.active.end_position;
+        if let Err(error) = self.active.write(&gate, &mut [IoSlice::new(&bytes)]) {
+            debug_assert_eq!(begin, self.active.end_position, "a failed write does not move the end");
+            return Err(self.take_back(&gate, error));
+        }
+        self.active.proven_end = mark.durable_end;
+        self.active.marked = true;
+        (self.last_epoch, self.last_append_time_ms) = (mark.epoch, mark.append_time_ms);
+        self.shared.lock().active_bytes = self.active.end_position;
+        Ok(())
     }
 
-    /// Removes sealed segments that lie wholly below `start`, and hides everything below it from readers. The
-    /// caller has made `start` durable first (rule D9).
-    pub fn raise_start(&mut self, _start: Offset) -> Result<(), AppendError> {
-        todo!()
+    /// Takes changed settings; those of the active segment's size apply from the next roll check.
+    pub fn set_settings(&mut self, settings: LogSettings) {
+        self.environment = Arc::new(LogEnvironment { settings, ..(*self.environment).clone() });
     }
 
-    /// Bytes of all log files.
-    pub fn size_bytes(&self) -> u64 {
-        todo!()
-    }
-
-    /// Each segment: base offset, end offset, bytes, append time of its last frame; oldest first, the active last.
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        todo!()
-    }
-
-    /// Marks, syncs and gives back allocated space, for a clean stop; returns the end for the clean marker.
-    pub fn close(&mut self, _append_time_ms: i64, _epoch: PartitionEpoch) -> Result<Offset, AppendError> {
-        todo!()
+    /// Takes note of damage found while reading, so that reads stop before it and say where it ends (rule C3).
+    pub fn quarantine(&mut self, range: OffsetRange) {
+        let mut shared = self.shared.lock();
+        shared.damaged = recovery::with_range(&shared.damaged, range).into();
     }
 }
 
-/// A segment as retention and listings see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SegmentInfo {
-    /// Offset of its first record.
-    pub base: Offset,
-    /// Offset after its last record.
-    pub end: Offset,
-    /// Bytes of its log file.
-    pub bytes: u64,
-    /// Append time of its last frame in milliseconds since 1970; 0 if it has none.
-    pub last_append_time_ms: i64,
-    /// Whether it takes appends.
-    pub active: bool,
+impl Drop for LocalLog {
+    fn drop(&mut self) {
+        self.active.give_back(&self.environment);
+    }
 }
+
+#[cfg(test)]
+mod tests;
