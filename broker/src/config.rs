@@ -1,6 +1,9 @@
 //! All settings of the broker, joined and checked as a whole.
 //!
 //! Plain data: the command line fills it from defaults, a TOML file, the environment and flags, in this order.
+//! [`BrokerConfig::check`] answers a bad value with the option's name and its range.
+
+mod check;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,6 +11,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::model::AckLevel;
+
+pub use check::ConfigError;
 
 /// The settings of a broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

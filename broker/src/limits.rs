@@ -64,6 +64,34 @@ pub const CLIENT_ID_BYTES: usize = 255;
 pub const DESCRIPTION_BYTES: usize = 4 << 10;
 /// Labels of a topic.
 pub const LABELS: usize = 64;
+/// Bytes of a topic's owner.
+pub const OWNER_BYTES: usize = 255;
+/// Bytes of a label's name.
+pub const LABEL_KEY_BYTES: usize = 128;
+/// Bytes of a label's value.
+pub const LABEL_VALUE_BYTES: usize = 1_024;
+/// The least bytes at which a segment may be sealed.
+pub const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// The most bytes at which a segment may be sealed.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// The least age in milliseconds at which a segment may be sealed.
+pub const SEGMENT_MS_MIN: u64 = 1_000;
+/// The longest time that a setting may name, in milliseconds: 1,000 years.
+pub const DURATION_MS_MAX: u64 = 1_000 * 366 * 86_400_000;
+/// The least time in milliseconds between syncs of a topic with the floor `written`.
+pub const FLUSH_INTERVAL_MS_MIN: u64 = 10;
+/// The most time in milliseconds between syncs of a topic with the floor `written`.
+pub const FLUSH_INTERVAL_MS_MAX: u64 = 60_000;
+/// Wall-clock step in milliseconds against the monotonic clock that suspends retention by time (rule F6).
+pub const CLOCK_STEP_MS: u64 = 600_000;
+/// Bytes by which space is allocated ahead of the end of an active segment.
+pub const ALLOCATION_STEP_BYTES: u64 = 4 << 20;
+/// Bytes of one part of a snapshot.
+pub const SNAPSHOT_PART_BYTES: usize = 128 << 10;
+/// Producer ids that are reserved at once.
+pub const PRODUCER_ID_BLOCK: i64 = 1_000;
+/// Time in milliseconds for which a named producer must not have been seen before it may be forgotten at the limit.
+pub const PRODUCER_IDLE_MS: i64 = 3_600_000;
 /// Producers remembered.
 pub const PRODUCERS: usize = 100_000;
 /// Batches remembered per producer and partition (rule PR-7).

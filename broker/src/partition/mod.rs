@@ -26,6 +26,7 @@ mod commit;
 mod environment;
 mod extension;
 mod facts;
+pub mod journal;
 mod local;
 mod meter;
 pub mod pool;

@@ -1,16 +1,34 @@
 //! The engine: an open data directory with its topics, and the jobs that keep it well.
 //!
-//! It owns the metadata log, the partitions and their jobs (checkpoint, retention, mark frames, flush, scrub, disk
-//! space). It knows no socket and no message; the services in `grpc` and `http` call it.
+//! It owns the metadata log, the partitions and their jobs ([`jobs`]: checkpoint, retention, looks at partitions that
+//! were appended to, scrub, disk space), and a thread with the runtime on which their timers run. It knows no socket
+//! and no message; the services in `grpc` and `http` call it.
+//!
+//! Order of start: lock and `FORMAT`, checkpoint, metadata log, topics with empty places, then the partitions, several
+//! at a time and each apart (rule F7), then the jobs. Order of stop: refuse appends and changes, end the jobs, finish
+//! what outlives its caller, close the partitions, close the metadata log, write the clean marker (rules S3, S5).
+
+mod checkpoints;
+mod disk;
+mod jobs;
+mod open;
+mod recovery;
+mod stop;
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
+use crate::log::data_dir::DataDir;
 use crate::metrics::Metrics;
+use crate::partition::{InFlight, Pools};
 use crate::topics::Topics;
+use crate::topics::slot::Attention;
 
 /// What the broker can do at present; health answers by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +50,32 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     topics: Arc<Topics>,
+    in_flight: InFlight,
     state: watch::Sender<EngineState>,
+    shared: Arc<Inside>,
+}
+
+/// What the engine keeps for itself and its jobs.
+#[derive(Debug)]
+struct Inside {
+    data_dir: Mutex<Option<Arc<DataDir>>>,
+    pools: Arc<Pools>,
+    attention: Arc<Attention>,
+    checkpoints: checkpoints::Checkpoints,
+    /// Taken by its job.
+    disk: Mutex<Option<disk::DiskWatch>>,
+    runtime: Handle,
+    cancel: CancellationToken,
+    threads: Mutex<Threads>,
+}
+
+/// Threads and tasks to wait for, in the order in which they are awaited.
+#[derive(Debug, Default)]
+struct Threads {
+    recovery: Option<std::thread::JoinHandle<()>>,
+    jobs: Vec<(&'static str, tokio::task::JoinHandle<()>)>,
+    stop_runtime: Option<oneshot::Sender<()>>,
+    runtime: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Engine {
@@ -56,8 +99,32 @@ impl Engine {
         &self.config
     }
 
+    /// Produce bytes in flight, of all connections; a connection takes a part of it.
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
     /// The state, and its changes.
     pub fn state(&self) -> watch::Receiver<EngineState> {
         self.state.subscribe()
+    }
+
+    /// Runs the retention of all partitions now, instead of at its next turn. Blocks.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn run_retention_now(&self) {
+        jobs::run_retention(&self.topics, &*self.clock, true);
+    }
+
+    /// Writes a checkpoint now, instead of at its next turn. Blocks.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn run_checkpoint_now(&self) {
+        self.shared.checkpoints.write(&self.topics, &self.metrics);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Without a shutdown: as if killed, but its threads end and the lock is free afterwards.
+        self.abandon();
     }
 }

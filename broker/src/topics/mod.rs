@@ -1,272 +1,247 @@
 //! Topics: create, look up, change, trim, delete; every change is durable in the metadata log before it is answered.
 //!
-//! State hangs on a topic's id; a topic made anew under an old name is another topic.
+//! State hangs on a topic's id; a topic made anew under an old name is another topic. Owns the list of topics and the
+//! places of their partitions ([`slot`]); the metadata log decides and remembers ([`metadata`]). It must not know
+//! requests, messages or sockets.
+//!
+//! Invariants: what [`Topics::get`] finds is durable; files of a topic are made before its record and removed after
+//! the record of its deletion (rule D7); a call that its caller drops is finished all the same (rule D8).
 
-use std::collections::BTreeMap;
+mod change;
+mod create;
+mod delete;
+mod error;
+pub mod factory;
+pub mod metadata;
+mod producers;
+pub mod retention;
+mod settings;
+pub mod slot;
+mod topic;
+mod trim;
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::model::{AckLevel, NameError, Offset, PartitionId, TopicId, TopicName, TopicUuid};
-use crate::partition::{AppendFailure, PartitionLog, PartitionStatus};
+use parking_lot::RwLock;
+use tokio_util::task::TaskTracker;
 
-/// How ready batches are checked (rule PR-13).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Validation {
-    /// Uncompressed batches are walked record by record.
-    Full,
-    /// Only header and checksum.
-    Envelope,
+use crate::metrics::{PartitionSample, PartitionSource};
+use crate::model::{TopicId, TopicName};
+use crate::partition::{PartitionLog, PartitionState};
+
+use self::factory::PartitionFactory;
+use self::metadata::MetadataLog;
+use self::metadata::state::MetadataState;
+
+pub(crate) use create::in_parallel;
+pub use error::TopicError;
+pub use producers::Producers;
+pub use settings::{TopicConfig, TopicNotes, TopicRevision, TopicUpdate, Validation};
+pub use topic::{NewTopic, Topic};
+
+/// All topics by name: one map to find, one to list.
+#[derive(Debug, Default)]
+struct TopicMap {
+    by_name: HashMap<TopicName, Arc<Topic>>,
+    in_order: BTreeMap<TopicName, Arc<Topic>>,
 }
 
-/// Settings of a topic, all given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicConfig {
-    /// Number of partitions, 1 to 1,024.
-    pub partitions: u32,
-    /// Whether each record must have a key, which chooses its partition.
-    pub keyed: bool,
-    /// The least level of acknowledgement.
-    pub ack_floor: AckLevel,
-    /// How ready batches are checked.
-    pub validation: Validation,
-    /// Age in milliseconds at which sealed segments go; `None`: never.
-    pub retention_ms: Option<u64>,
-    /// Bytes per partition above which the oldest sealed segments go; `None`: no limit.
-    pub retention_bytes: Option<u64>,
-    /// Bytes at which the active segment is sealed.
-    pub segment_bytes: u64,
-    /// Age in milliseconds at which a non-empty active segment is sealed.
-    pub segment_ms: u64,
-    /// Largest record in bytes.
-    pub max_record_bytes: u64,
-    /// With the floor `written`: longest time in milliseconds until records are synced.
-    pub flush_interval_ms: u64,
-}
-
-/// What people say about a topic.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TopicNotes {
-    /// Who answers for it.
-    pub owner: String,
-    /// What its records are.
-    pub description: String,
-    /// Free labels.
-    pub labels: BTreeMap<String, String>,
-}
-
-/// The changeable part of a topic at one revision.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicRevision {
-    /// Rises with every change.
-    pub revision: u64,
-    /// Settings.
-    pub config: TopicConfig,
-    /// Notes.
-    pub notes: TopicNotes,
-    /// When it was last changed, milliseconds since 1970.
-    pub updated_ms: i64,
-}
-
-/// A topic with its partitions.
-#[derive(Debug)]
-pub struct Topic {
-    /// Name.
-    pub name: TopicName,
-    /// Number; names its directory.
-    pub id: TopicId,
-    /// Id that clients see.
-    pub uuid: TopicUuid,
-    /// Version of the function from key to partition.
-    pub hash_version: u32,
-    /// Version of the function from key to slot.
-    pub slot_hash_version: u32,
-    /// When it was created, milliseconds since 1970.
-    pub created_ms: i64,
-    partitions: Vec<Arc<dyn PartitionLog>>,
-    current: parking_lot::RwLock<Arc<TopicRevision>>,
-}
-
-impl Topic {
-    /// Settings and notes at this moment.
-    pub fn revision(&self) -> Arc<TopicRevision> {
-        Arc::clone(&self.current.read())
+impl TopicMap {
+    fn insert(&mut self, topic: Arc<Topic>) {
+        self.by_name.insert(topic.name.clone(), Arc::clone(&topic));
+        self.in_order.insert(topic.name.clone(), topic);
     }
 
-    /// One partition.
-    pub fn partition(&self, id: PartitionId) -> Option<&Arc<dyn PartitionLog>> {
-        self.partitions.get(id.0 as usize)
+    fn remove(&mut self, name: &str) -> Option<Arc<Topic>> {
+        self.in_order.remove(name);
+        self.by_name.remove(name)
     }
-
-    /// All partitions, in order.
-    pub fn partitions(&self) -> &[Arc<dyn PartitionLog>] {
-        &self.partitions
-    }
-}
-
-/// A topic to create.
-#[derive(Debug, Clone)]
-pub struct NewTopic {
-    /// Name.
-    pub name: TopicName,
-    /// Settings.
-    pub config: TopicConfig,
-    /// Notes.
-    pub notes: TopicNotes,
-}
-
-/// A change of a topic.
-#[derive(Debug, Clone)]
-pub struct TopicUpdate {
-    /// The revision that must be current.
-    pub if_revision: Option<u64>,
-    /// Takes the current settings and notes to the new ones.
-    pub config: TopicConfig,
-    /// New notes.
-    pub notes: TopicNotes,
-}
-
-/// Why a call about topics failed.
-#[derive(Debug, thiserror::Error)]
-pub enum TopicError {
-    /// No such topic.
-    #[error("there is no topic {name}")]
-    NotFound {
-        /// The name asked for.
-        name: String,
-    },
-    /// No such partition.
-    #[error("topic {name} has {partitions} partitions, not {partition}")]
-    NoPartition {
-        /// Name of the topic.
-        name: String,
-        /// Partition asked for.
-        partition: u32,
-        /// Partitions it has.
-        partitions: u32,
-    },
-    /// It exists with other settings.
-    #[error("topic {name} exists with other settings: {differences}")]
-    Exists {
-        /// Name of the topic.
-        name: String,
-        /// Fields that differ.
-        differences: String,
-    },
-    /// The name is not allowed.
-    #[error("{name}: {rule}")]
-    Name {
-        /// The name, escaped.
-        name: String,
-        /// The rule that it breaks.
-        rule: NameError,
-    },
-    /// A field is out of its bounds.
-    #[error("{field}: found {found}, must be {bounds}")]
-    Field {
-        /// Name of the field.
-        field: &'static str,
-        /// Value found.
-        found: String,
-        /// What it may be.
-        bounds: String,
-    },
-    /// The revision given is not the current one.
-    #[error("topic {name} has revision {current}, not {given}")]
-    StaleRevision {
-        /// Name of the topic.
-        name: String,
-        /// Revision given.
-        given: u64,
-        /// Current revision.
-        current: u64,
-    },
-    /// An offset out of the log.
-    #[error("offset {offset} of partition {partition} is not in {earliest} to {latest}")]
-    OutOfRange {
-        /// The partition.
-        partition: u32,
-        /// Offset asked for.
-        offset: Offset,
-        /// First offset kept.
-        earliest: Offset,
-        /// High watermark.
-        latest: Offset,
-    },
-    /// A count is at its limit.
-    #[error("limit reached: {limit}, at most {max}")]
-    Limit {
-        /// Name of the limit.
-        limit: &'static str,
-        /// Its value.
-        max: u64,
-    },
-    /// The broker takes no changes until it is restarted or repaired.
-    #[error("the broker is read-only: {cause}")]
-    ReadOnly {
-        /// Why.
-        cause: String,
-    },
-    /// The partition could not be reopened, or refused the call.
-    #[error(transparent)]
-    Partition(#[from] AppendFailure),
-    /// The disk is nearly full and nothing new is made.
-    #[error("disk low: {free_bytes} bytes free, {min_free_bytes} needed")]
-    DiskLow {
-        /// Bytes free.
-        free_bytes: u64,
-        /// Bytes that must stay free.
-        min_free_bytes: u64,
-    },
-    /// Shutting down.
-    #[error("shutting down")]
-    ShuttingDown,
 }
 
 /// All topics of a broker.
 #[derive(Debug)]
-pub struct Topics {}
+pub struct Topics {
+    shared: Arc<Shared>,
+}
+
+/// What tasks that outlive a call need.
+#[derive(Debug)]
+struct Shared {
+    map: RwLock<TopicMap>,
+    metadata: Arc<MetadataLog>,
+    factory: PartitionFactory,
+    next_topic: AtomicU64,
+    runtime: tokio::runtime::Handle,
+    tasks: TaskTracker,
+    draining: AtomicBool,
+}
 
 impl Topics {
+    /// The topics of a metadata log, with empty slots for their partitions.
+    ///
+    /// `runtime` runs what outlives its caller.
+    pub fn new(
+        state: &MetadataState,
+        metadata: Arc<MetadataLog>,
+        factory: PartitionFactory,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        let mut map = TopicMap::default();
+        for topic in state.topics() {
+            let partitions = topic.partitions.len();
+            let slots = (0..partitions).map(|partition| {
+                let partition = u32::try_from(partition).expect("a topic has at most 1,024 partitions");
+                factory.slot(topic.id, crate::model::PartitionId(partition), state.epoch())
+            });
+            map.insert(Topic::new(topic, slots.collect()));
+        }
+        let shared = Shared {
+            map: RwLock::new(map),
+            metadata,
+            factory,
+            next_topic: AtomicU64::new(state.next_topic().0),
+            runtime,
+            tasks: TaskTracker::new(),
+            draining: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
     /// A topic by its name. A look-up in memory, for the hot path.
-    pub fn get(&self, _name: &str) -> Option<Arc<Topic>> {
-        todo!()
+    pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        self.shared.map.read().by_name.get(name).cloned()
     }
 
     /// Up to `limit` topics in order of their names, after `after`, with this prefix.
-    pub fn list(&self, _after: Option<&str>, _prefix: &str, _limit: usize) -> Vec<Arc<Topic>> {
-        todo!()
+    pub fn list(&self, after: Option<&str>, prefix: &str, limit: usize) -> Vec<Arc<Topic>> {
+        let map = self.shared.map.read();
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = map.in_order.range::<str, _>((from, Bound::Unbounded));
+        let matching = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        matching.take(limit).map(|(_, topic)| Arc::clone(topic)).collect()
     }
 
-    /// Creates a topic, or finds the one with equal settings; the flag says whether it is new.
-    pub async fn create(&self, _new: NewTopic) -> Result<(Arc<Topic>, bool), TopicError> {
-        todo!()
+    /// All topics, in order of their names.
+    pub fn all(&self) -> Vec<Arc<Topic>> {
+        self.shared.map.read().in_order.values().cloned().collect()
     }
 
-    /// Changes settings and notes.
-    pub async fn update(&self, _name: &str, _update: TopicUpdate) -> Result<Arc<Topic>, TopicError> {
-        todo!()
+    /// Why nothing can be changed or appended, if so (rules F1, G6).
+    pub fn read_only(&self) -> Option<Arc<str>> {
+        self.shared.metadata.status().read_only()
     }
 
-    /// Deletes a topic: one durable metadata record first, its files after (rule D7).
-    pub async fn delete(&self, _name: &str) -> Result<TopicUuid, TopicError> {
-        todo!()
+    /// The metadata log.
+    pub fn metadata(&self) -> &Arc<MetadataLog> {
+        &self.shared.metadata
     }
 
-    /// Raises log starts; returns the log start of each partition named (rule RE-9).
-    pub async fn trim(
-        &self,
-        _name: &str,
-        _before: &[(PartitionId, Offset)],
-    ) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
-        todo!()
-    }
-
-    /// Opens a fenced partition again (rule F1).
-    pub async fn reopen(&self, _name: &str, _partition: PartitionId) -> Result<PartitionStatus, TopicError> {
-        todo!()
+    /// What opens partitions.
+    pub fn factory(&self) -> &PartitionFactory {
+        &self.shared.factory
     }
 
     /// Registers a producer: its id and epoch (rule PR-7). An empty name gets a new id.
-    pub async fn init_producer(&self, _name: &str) -> Result<(i64, i16), TopicError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`TopicError::Field`] for a bad name, [`TopicError::Limit`] if there are too many, [`TopicError::ReadOnly`].
+    pub async fn init_producer(&self, name: &str) -> Result<(i64, i16), TopicError> {
+        let shared = &self.shared;
+        shared.check_writable()?;
+        shared.factory.producers.register(&shared.metadata, name).await
+    }
+
+    /// Never gives this topic number, or one below it: files that nobody knows lie there.
+    pub fn skip_topic_ids(&self, taken: TopicId) {
+        self.shared.next_topic.fetch_max(taken.0.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Refuses appends and changes from now on; those under way are finished.
+    pub fn begin_shutdown(&self) {
+        self.shared.draining.store(true, Ordering::SeqCst);
+        self.shared.tasks.close();
+        for slot in self.all().iter().flat_map(|topic| topic.slots()) {
+            if let Some(partition) = slot.partition() {
+                partition.begin_shutdown();
+            }
+        }
+    }
+
+    /// Waits for everything that outlives its caller: creations, deletions, trims. After [`Topics::begin_shutdown`].
+    pub async fn finish_tasks(&self) {
+        self.shared.tasks.wait().await;
+    }
+}
+
+impl Shared {
+    fn check_writable(&self) -> Result<(), TopicError> {
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(TopicError::ShuttingDown);
+        }
+        match self.metadata.status().read_only() {
+            Some(cause) => Err(TopicError::ReadOnly { cause: cause.to_string() }),
+            None => Ok(()),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Topic>, TopicError> {
+        let found = self.map.read().by_name.get(name).cloned();
+        found.ok_or_else(|| TopicError::NotFound { name: name.to_owned() })
+    }
+
+    /// Runs a call to its end, whether or not its caller waits (rule D8).
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, TopicError>> + Send + 'static,
+    ) -> Result<T, TopicError> {
+        let task = self.tasks.spawn_on(call, &self.runtime);
+        match task.await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(TopicError::ShuttingDown),
+        }
+    }
+
+    /// Runs `work` on a thread that may block.
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, TopicError> {
+        match self.runtime.spawn_blocking(work).await {
+            Ok(result) => Ok(result),
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(TopicError::ShuttingDown),
+        }
+    }
+
+    /// Number of a topic that is being made; never given again in this run. After a crash, what was made under it is
+    /// removed before it is given again.
+    fn take_topic_id(&self) -> TopicId {
+        TopicId(self.next_topic.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl PartitionSource for Topics {
+    fn visit(&self, visit: &mut dyn FnMut(PartitionSample<'_>)) {
+        for topic in self.all() {
+            for slot in topic.slots() {
+                let status = slot.status();
+                visit(PartitionSample {
+                    topic: topic.name.as_str(),
+                    partition: slot.reference().partition.0,
+                    log_start: status.log_start.get(),
+                    high_watermark: status.high_watermark.get(),
+                    log_end: status.log_end.get(),
+                    size_bytes: status.size_bytes,
+                    fenced: matches!(status.state, PartitionState::Fenced(_)),
+                    degraded: matches!(status.state, PartitionState::Degraded(_)),
+                    recovering: matches!(status.state, PartitionState::Recovering),
+                });
+            }
+        }
     }
 }

@@ -1,0 +1,248 @@
+//! The jobs of an engine. Each is a task on the engine's runtime, ends when the engine is told to stop, and is awaited
+//! then. What blocks is handed to threads that may.
+//!
+//! | Job | When | What |
+//! |---|---|---|
+//! | looks | 4 times a second, only while a partition was appended to lately | flush, mark frame, roll by age |
+//! | checkpoint | every 30 s, and when much is unchecked | what is known to be synced (rule S4) |
+//! | retention | every 30 s | log starts, then files (rules RE-1, D9, F6); roll by age of quiet partitions |
+//! | disk | every second | rule F3 |
+//! | scrub | every minute | a part of all sealed segments (rule C5) |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Inside;
+use super::disk::DiskWatch;
+use crate::clock::Clock;
+use crate::config::BrokerConfig;
+use crate::metrics::Metrics;
+use crate::topics::Topics;
+use crate::topics::retention::{ClockVerdict, ClockWatch};
+use crate::topics::slot::{Attention, PartitionSlot, TICK_MS};
+
+/// Time between looks at the disk.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+/// Looks at the disk between two tries to reopen what was fenced for want of space.
+const LOOKS_PER_REOPEN: u32 = 10;
+/// Time between parts of the scrub.
+const SCRUB_INTERVAL: Duration = Duration::from_secs(60);
+/// Least bytes of a part of the scrub.
+const SCRUB_BYTES: u64 = 8 << 20;
+/// Partitions that a part of the scrub looks at, at most.
+const SCRUB_PARTITIONS: usize = 256;
+
+/// Starts all jobs.
+pub(super) fn start(
+    inside: &Arc<Inside>,
+    topics: &Arc<Topics>,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+    config: &Arc<BrokerConfig>,
+) {
+    let job = Job {
+        topics: Arc::clone(topics),
+        metrics: Arc::clone(metrics),
+        clock: Arc::clone(clock),
+        config: Arc::clone(config),
+        cancel: inside.cancel.clone(),
+    };
+    let runtime = &inside.runtime;
+    let mut jobs = vec![
+        ("looks", runtime.spawn(job.clone().looks(Arc::clone(&inside.attention)))),
+        ("checkpoint", runtime.spawn(job.clone().checkpoints(Arc::clone(inside)))),
+        ("retention", runtime.spawn(job.clone().retention())),
+        ("scrub", runtime.spawn(job.clone().scrub())),
+    ];
+    if let Some(watch) = inside.disk.lock().take() {
+        jobs.push(("disk", runtime.spawn(job.disk(watch))));
+    }
+    inside.threads.lock().jobs.append(&mut jobs);
+}
+
+/// What jobs share.
+#[derive(Debug, Clone)]
+struct Job {
+    topics: Arc<Topics>,
+    metrics: Arc<Metrics>,
+    clock: Arc<dyn Clock>,
+    config: Arc<BrokerConfig>,
+    cancel: CancellationToken,
+}
+
+impl Job {
+    /// Waits; `false` if it is time to end.
+    async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            () = sleep(time) => true,
+        }
+    }
+
+    async fn looks(self, attention: Arc<Attention>) {
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = attention.wake.notified() => {}
+            }
+            loop {
+                let (now, wall_ms) = (self.clock.monotonic(), self.clock.wall_ms());
+                let mut again = attention.take();
+                again.retain(|slot| slot.look(now, wall_ms));
+                attention.put_back(again);
+                if attention.is_empty() {
+                    break;
+                }
+                if !self.pause(Duration::from_millis(TICK_MS)).await {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn checkpoints(self, inside: Arc<Inside>) {
+        let mut timer = interval(Duration::from_secs(self.config.storage.checkpoint_interval_s));
+        timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                () = inside.attention.checkpoint_due.notified() => {}
+                _ = timer.tick() => {}
+            }
+            let (inside, topics, metrics) = (Arc::clone(&inside), Arc::clone(&self.topics), Arc::clone(&self.metrics));
+            blocking("checkpoint", move || {
+                if inside.attention.take_unchecked_bytes() > 0 || inside.checkpoints.is_first() {
+                    inside.checkpoints.write(&topics, &metrics);
+                }
+            })
+            .await;
+        }
+    }
+
+    async fn retention(self) {
+        let seconds = self.config.storage.retention_interval_s;
+        let mut watch = ClockWatch::new(seconds * 1_000);
+        watch.look(self.clock.wall_ms(), self.clock.monotonic());
+        while self.pause(Duration::from_secs(seconds)).await {
+            let verdict = watch.look(self.clock.wall_ms(), self.clock.monotonic());
+            if let ClockVerdict::Stepped { by_ms } = verdict {
+                self.metrics.clock_steps.inc();
+                tracing::warn!(by_ms, "the wall clock stepped: retention by age is suspended");
+            }
+            let (topics, clock) = (Arc::clone(&self.topics), Arc::clone(&self.clock));
+            blocking("retention", move || run_retention(&topics, &*clock, verdict == ClockVerdict::Sane)).await;
+        }
+    }
+
+    async fn disk(self, mut watch: DiskWatch) {
+        let mut looks = 0;
+        while self.pause(DISK_INTERVAL).await {
+            let looked = blocking("disk", move || {
+                let look = watch.look();
+                (watch, look)
+            });
+            let Some((back, look)) = looked.await else { return };
+            watch = back;
+            let Some(look) = look else { continue };
+            looks += 1;
+            if look.resumed || (looks % LOOKS_PER_REOPEN == 0 && self.metrics.disk_low.get() == 0) {
+                self.reopen_fenced_for_space().await;
+            }
+        }
+    }
+
+    /// Leaves the fences that only a full disk had caused (rule F1).
+    async fn reopen_fenced_for_space(&self) {
+        for topic in self.topics.all() {
+            for slot in topic.slots() {
+                if slot.partition().is_some_and(|partition| partition.fenced_for_space()) {
+                    let partition = slot.reference().partition;
+                    let reopened = self.topics.reopen(topic.name.as_str(), partition).await;
+                    if let Err(error) = reopened {
+                        tracing::warn!(topic = topic.name.as_str(), partition = partition.0, %error, "still fenced");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn scrub(self) {
+        let interval_s = self.config.storage.scrub_interval_s;
+        if interval_s == 0 {
+            return;
+        }
+        let mut round = ScrubRound::default();
+        while self.pause(SCRUB_INTERVAL).await {
+            let (topics, metrics) = (Arc::clone(&self.topics), Arc::clone(&self.metrics));
+            let scrubbed = blocking("scrub", move || {
+                round.part(&topics, &metrics, interval_s);
+                round
+            });
+            let Some(back) = scrubbed.await else { return };
+            round = back;
+        }
+    }
+}
+
+/// Runs what blocks; `None` if it panicked, which the panic hook has reported, or the runtime ends.
+async fn blocking<T: Send + 'static>(job: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let result = tokio::task::spawn_blocking(work).await;
+    result.map_err(|error| tracing::error!(job, %error, "a job failed")).ok()
+}
+
+/// Retention of all partitions: one batch of log starts, then the files. Rolls quiet partitions by age on the way.
+/// Without `by_age` only what is too large goes.
+pub(super) fn run_retention(topics: &Topics, clock: &dyn Clock, by_age: bool) {
+    let (now, wall_ms) = (clock.monotonic(), clock.wall_ms());
+    let mut starts = Vec::new();
+    for topic in topics.all() {
+        for slot in topic.slots() {
+            let Some(partition) = slot.partition() else { continue };
+            partition.tick(now, wall_ms);
+            // At the begin of all times nothing is old.
+            let at = if by_age { wall_ms } else { 0 };
+            if let Some(start) = partition.retention_start(at, None) {
+                starts.push((Arc::clone(slot), start));
+            }
+        }
+    }
+    if let Err(error) = topics.raise_starts(&starts) {
+        tracing::warn!(%error, "retention could not raise log starts; tried again at its next turn");
+    }
+}
+
+/// One way through all partitions, in parts.
+#[derive(Debug, Default)]
+struct ScrubRound {
+    left: Vec<Arc<PartitionSlot>>,
+    bytes_per_part: u64,
+}
+
+impl ScrubRound {
+    fn part(&mut self, topics: &Topics, metrics: &Metrics, interval_s: u64) {
+        use crate::partition::PartitionLog;
+        if self.left.is_empty() {
+            self.left = topics.all().iter().flat_map(|topic| topic.slots().iter().cloned()).collect();
+            let bytes: u64 = self.left.iter().map(|slot| slot.status().size_bytes).sum();
+            let parts = (interval_s / SCRUB_INTERVAL.as_secs()).max(1);
+            self.bytes_per_part = (bytes / parts).max(SCRUB_BYTES);
+        }
+        let mut bytes_left = self.bytes_per_part;
+        for _ in 0..SCRUB_PARTITIONS {
+            let Some(slot) = self.left.last() else { return };
+            let scrubbed = slot.partition().map(|partition| partition.scrub(bytes_left));
+            let bytes = scrubbed.map_or(0, |scrubbed| scrubbed.bytes);
+            metrics.scrubbed_bytes.inc_by(bytes);
+            if scrubbed.is_none_or(|scrubbed| scrubbed.complete) {
+                self.left.pop();
+            }
+            bytes_left = bytes_left.saturating_sub(bytes);
+            if bytes_left == 0 {
+                return;
+            }
+        }
+    }
+}

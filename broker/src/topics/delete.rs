@@ -1,0 +1,82 @@
+//! Deleting topics: the record first, the files after it, resumed at the start (rule D7).
+
+use std::sync::Arc;
+
+use super::error::TopicError;
+use super::metadata::record::MetadataRecord;
+use super::topic::Topic;
+use super::{Shared, Topics};
+use crate::model::{TopicId, TopicUuid};
+
+impl Topics {
+    /// Deletes a topic: one durable metadata record first, its files after (rule D7).
+    ///
+    /// # Errors
+    /// [`TopicError::NotFound`], [`TopicError::ReadOnly`], or that the record could not be written.
+    pub async fn delete(&self, name: &str) -> Result<TopicUuid, TopicError> {
+        let shared = &self.shared;
+        shared.check_writable()?;
+        let own = Arc::clone(shared);
+        let name = name.to_owned();
+        shared.to_the_end(async move { own.delete(name).await }).await
+    }
+
+    /// Removes what deletions before this run left (rule D7).
+    pub fn resume_removals(&self, topics: impl IntoIterator<Item = TopicId>) {
+        for topic in topics {
+            let own = Arc::clone(&self.shared);
+            self.shared.tasks.spawn_on(async move { own.remove_files(topic).await }, &self.shared.runtime);
+        }
+    }
+}
+
+impl Shared {
+    async fn delete(self: Arc<Self>, name: String) -> Result<TopicUuid, TopicError> {
+        let own = Arc::clone(&self);
+        let topic = self
+            .metadata
+            .change(move |writer| {
+                let topic = own.find(&name)?;
+                writer.commit(vec![MetadataRecord::TopicDeleted { topic: topic.id.0 }])?;
+                own.map.write().remove(&name);
+                tracing::info!(topic = name, id = topic.id.0, "topic deleted");
+                Ok(topic)
+            })
+            .await?;
+        let uuid = topic.uuid;
+        let own = Arc::clone(&self);
+        self.tasks.spawn_on(async move { own.bury(topic).await }, &self.runtime);
+        Ok(uuid)
+    }
+
+    /// Ends the partitions of a deleted topic, then removes its files.
+    async fn bury(self: Arc<Self>, topic: Arc<Topic>) {
+        for slot in topic.slots() {
+            slot.fail("the topic was deleted");
+            if let Some(partition) = slot.partition() {
+                // Readers and appends that wait are answered; what the files say does not matter any more.
+                let _ = partition.discard().await;
+            }
+        }
+        self.factory.metrics.forget_topic(topic.name.as_str(), topic.revision().config.partitions);
+        self.factory.ledger.forget(topic.id);
+        self.remove_files(topic.id).await;
+    }
+
+    /// Removes the files of a deleted topic and says so in the metadata log.
+    async fn remove_files(self: Arc<Self>, topic: TopicId) {
+        let own = Arc::clone(&self);
+        let removed = self.blocking(move || own.factory.remove_files(topic)).await;
+        let noted = match removed {
+            Ok(Ok(())) => {
+                let record = MetadataRecord::TopicFilesRemoved { topic: topic.0 };
+                self.metadata.change(move |writer| writer.commit(vec![record])).await.map_err(|error| error.to_string())
+            }
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = noted {
+            tracing::warn!(topic = topic.0, error, "files of a deleted topic are removed at the next start");
+        }
+    }
+}

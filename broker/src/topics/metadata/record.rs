@@ -1,0 +1,309 @@
+//! Records of the metadata log: JSON, one change each, versioned. What is stored is a type of its own, so that the
+//! model may change without the log.
+//!
+//! A snapshot is the list of records that, applied to nothing, give the state.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{AckLevel, TopicUuid};
+use crate::topics::settings::{TopicConfig, TopicNotes, TopicRevision, Validation};
+
+/// Version of the records that this program writes, and the newest that it reads.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Records of one change, applied all or none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// [`RECORD_VERSION`].
+    pub version: u32,
+    /// The records in order.
+    pub records: Vec<MetadataRecord>,
+}
+
+/// One change of the metadata.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum MetadataRecord {
+    /// A topic exists from here on; its files were made before.
+    TopicCreated(StoredTopic),
+    /// Settings and notes of a topic changed.
+    TopicUpdated {
+        /// Number of the topic.
+        topic: u64,
+        /// The new revision.
+        revision: StoredRevision,
+    },
+    /// A topic is gone; its files are removed after this (rule D7).
+    TopicDeleted {
+        /// Number of the topic.
+        topic: u64,
+    },
+    /// The files of a deleted topic are gone.
+    TopicFilesRemoved {
+        /// Number of the topic.
+        topic: u64,
+    },
+    /// First offsets kept, never falling (rule D9).
+    LogStarts {
+        /// Partitions and their starts.
+        starts: Vec<StoredBound>,
+    },
+    /// The epoch counter; never falls (rule D3).
+    Epoch {
+        /// The greatest epoch given.
+        epoch: u32,
+    },
+    /// A range is lost to damage (rule C3).
+    Quarantined {
+        /// Number of the topic.
+        topic: u64,
+        /// The partition.
+        partition: u32,
+        /// First lost offset.
+        from: u64,
+        /// First offset after the range.
+        to: u64,
+    },
+    /// A partition's end was cut, or records acknowledged at `written` may be missing (rules D2, F1).
+    Truncated {
+        /// Number of the topic.
+        topic: u64,
+        /// The partition.
+        partition: u32,
+        /// First offset cut.
+        offset: u64,
+        /// Epoch that began with it.
+        epoch: u32,
+        /// Bytes dropped.
+        bytes: u64,
+        /// When, in milliseconds since 1970.
+        time_ms: i64,
+    },
+    /// A producer of this name has this id and epoch (rule PR-7).
+    ProducerNamed {
+        /// Its name.
+        name: String,
+        /// Its id.
+        id: i64,
+        /// Its epoch.
+        epoch: i16,
+        /// When it was registered, in milliseconds since 1970.
+        time_ms: i64,
+    },
+    /// A producer that was idle at the limit is forgotten.
+    ProducerForgotten {
+        /// Its name.
+        name: String,
+    },
+    /// Ids below this may have been given to producers; never falls.
+    ProducerIds {
+        /// The next id that is free.
+        next: i64,
+    },
+    /// Topic numbers below this were given; never falls.
+    TopicIds {
+        /// The next number that is free.
+        next: u64,
+    },
+}
+
+/// A bound of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredBound {
+    /// Number of the topic.
+    pub topic: u64,
+    /// The partition.
+    pub partition: u32,
+    /// The offset.
+    pub offset: u64,
+}
+
+/// A topic as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredTopic {
+    /// Its number.
+    pub topic: u64,
+    /// Its UUID.
+    pub uuid: String,
+    /// Its name.
+    pub name: String,
+    /// Version of the function from key to partition.
+    pub hash_version: u32,
+    /// Version of the function from key to slot.
+    pub slot_hash_version: u32,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: i64,
+    /// Its first, or in a snapshot its current, settings and notes.
+    pub revision: StoredRevision,
+}
+
+/// Settings and notes as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredRevision {
+    /// Rises with every change.
+    pub revision: u64,
+    /// When it was made, milliseconds since 1970.
+    pub updated_ms: i64,
+    /// Number of partitions.
+    pub partitions: u32,
+    /// Whether each record must have a key.
+    pub keyed: bool,
+    /// The least level of acknowledgement.
+    pub ack_floor: StoredAckLevel,
+    /// How ready batches are checked.
+    pub validation: StoredValidation,
+    /// Retention by age.
+    pub retention_ms: Option<u64>,
+    /// Retention by size.
+    pub retention_bytes: Option<u64>,
+    /// Bytes of a segment.
+    pub segment_bytes: u64,
+    /// Age of a segment.
+    pub segment_ms: u64,
+    /// Largest record.
+    pub max_record_bytes: u64,
+    /// Time between syncs at the floor `written`.
+    pub flush_interval_ms: u64,
+    /// Who answers for it.
+    pub owner: String,
+    /// What its records are.
+    pub description: String,
+    /// Free labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A level of acknowledgement as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredAckLevel {
+    /// In the page cache.
+    Written,
+    /// Synced.
+    Durable,
+}
+
+/// A way of checking as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredValidation {
+    /// Record by record.
+    Full,
+    /// Header and checksum.
+    Envelope,
+}
+
+impl StoredRevision {
+    /// The stored form of a revision.
+    pub fn of(revision: &TopicRevision) -> Self {
+        let TopicRevision { revision, config, notes, updated_ms } = revision;
+        Self {
+            revision: *revision,
+            updated_ms: *updated_ms,
+            partitions: config.partitions,
+            keyed: config.keyed,
+            ack_floor: match config.ack_floor {
+                AckLevel::Written => StoredAckLevel::Written,
+                AckLevel::Durable => StoredAckLevel::Durable,
+            },
+            validation: match config.validation {
+                Validation::Full => StoredValidation::Full,
+                Validation::Envelope => StoredValidation::Envelope,
+            },
+            retention_ms: config.retention_ms,
+            retention_bytes: config.retention_bytes,
+            segment_bytes: config.segment_bytes,
+            segment_ms: config.segment_ms,
+            max_record_bytes: config.max_record_bytes,
+            flush_interval_ms: config.flush_interval_ms,
+            owner: notes.owner.clone(),
+            description: notes.description.clone(),
+            labels: notes.labels.clone(),
+        }
+    }
+
+    /// The revision that is stored here.
+    pub fn to_revision(&self) -> Arc<TopicRevision> {
+        Arc::new(TopicRevision {
+            revision: self.revision,
+            config: TopicConfig {
+                partitions: self.partitions,
+                keyed: self.keyed,
+                ack_floor: match self.ack_floor {
+                    StoredAckLevel::Written => AckLevel::Written,
+                    StoredAckLevel::Durable => AckLevel::Durable,
+                },
+                validation: match self.validation {
+                    StoredValidation::Full => Validation::Full,
+                    StoredValidation::Envelope => Validation::Envelope,
+                },
+                retention_ms: self.retention_ms,
+                retention_bytes: self.retention_bytes,
+                segment_bytes: self.segment_bytes,
+                segment_ms: self.segment_ms,
+                max_record_bytes: self.max_record_bytes,
+                flush_interval_ms: self.flush_interval_ms,
+            },
+            notes: TopicNotes {
+                owner: self.owner.clone(),
+                description: self.description.clone(),
+                labels: self.labels.clone(),
+            },
+            updated_ms: self.updated_ms,
+        })
+    }
+}
+
+/// Why stored bytes are no change.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// Written by a newer program.
+    #[error("metadata record of version {found}; this program knows up to {RECORD_VERSION}")]
+    Newer {
+        /// Version found.
+        found: u64,
+    },
+    /// Not what this program writes.
+    #[error("metadata record: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The bytes of a change.
+pub fn encode(records: Vec<MetadataRecord>) -> bytes::Bytes {
+    let change = Change { version: RECORD_VERSION, records };
+    serde_json::to_vec(&change).expect("strings and integers always have a JSON form").into()
+}
+
+/// The records of a change.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode(bytes: &[u8]) -> Result<Vec<MetadataRecord>, DecodeError> {
+    match serde_json::from_slice::<Change>(bytes) {
+        Ok(change) if change.version == RECORD_VERSION => Ok(change.records),
+        Ok(change) => Err(DecodeError::Newer { found: u64::from(change.version) }),
+        Err(error) => {
+            // A newer version may have records that this program cannot read: say so, rather than "damaged".
+            let version = serde_json::from_slice::<serde_json::Value>(bytes).ok();
+            match version.as_ref().and_then(|value| value.get("version")).and_then(serde_json::Value::as_u64) {
+                Some(found) if found > u64::from(RECORD_VERSION) => Err(DecodeError::Newer { found }),
+                _ => Err(error.into()),
+            }
+        }
+    }
+}
+
+/// A UUID in its text form.
+pub fn uuid_text(uuid: TopicUuid) -> String {
+    uuid.to_string()
+}
+
+/// The UUID of a text.
+pub fn parse_uuid(text: &str) -> Option<TopicUuid> {
+    uuid::Uuid::parse_str(text).ok().map(|uuid| TopicUuid(uuid.into_bytes()))
+}

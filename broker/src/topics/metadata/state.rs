@@ -1,0 +1,383 @@
+//! The state that the records of the metadata log give: pure, [`MetadataState::apply`] alone changes it.
+//!
+//! Invariants: a name leads to one live topic; topic numbers, producer ids and epochs are never given twice, across
+//! deletions too; a log start and the epoch never fall; what a topic owned goes with its number.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::record::{MetadataRecord, StoredBound, StoredRevision, StoredTopic, parse_uuid, uuid_text};
+use crate::model::{Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId, TopicName, TopicUuid};
+use crate::partition::Truncation;
+use crate::topics::settings::TopicRevision;
+
+/// What the metadata log knows of a partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartitionMetadata {
+    /// First offset kept (rule D9).
+    pub log_start: Offset,
+    /// Ranges lost to damage, in order, apart from each other.
+    pub quarantined: Vec<OffsetRange>,
+    /// The last cut of its end.
+    pub last_truncation: Option<Truncation>,
+}
+
+/// What the metadata log knows of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicMetadata {
+    /// Its number.
+    pub id: TopicId,
+    /// Its UUID.
+    pub uuid: TopicUuid,
+    /// Its name.
+    pub name: TopicName,
+    /// Version of the function from key to partition.
+    pub hash_version: u32,
+    /// Version of the function from key to slot.
+    pub slot_hash_version: u32,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: i64,
+    /// Settings and notes.
+    pub revision: Arc<TopicRevision>,
+    /// Its partitions.
+    pub partitions: Vec<PartitionMetadata>,
+}
+
+/// A named producer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerMetadata {
+    /// Its id.
+    pub id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// When it was registered last, milliseconds since 1970.
+    pub time_ms: i64,
+}
+
+/// A record that does not fit the state: the log is damaged, or of another program.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct ApplyError {
+    /// What does not fit.
+    pub what: String,
+}
+
+/// Everything that the metadata log says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetadataState {
+    epoch: PartitionEpoch,
+    next_topic: u64,
+    next_producer: i64,
+    topics: BTreeMap<TopicId, TopicMetadata>,
+    names: HashMap<TopicName, TopicId>,
+    removing: BTreeSet<TopicId>,
+    producers: HashMap<String, ProducerMetadata>,
+    partitions: usize,
+}
+
+impl Default for MetadataState {
+    fn default() -> Self {
+        Self {
+            epoch: PartitionEpoch::ZERO,
+            // 0 is the metadata log's own.
+            next_topic: 1,
+            next_producer: 1,
+            topics: BTreeMap::new(),
+            names: HashMap::new(),
+            removing: BTreeSet::new(),
+            producers: HashMap::new(),
+            partitions: 0,
+        }
+    }
+}
+
+impl MetadataState {
+    /// The greatest epoch given (rule D3).
+    pub fn epoch(&self) -> PartitionEpoch {
+        self.epoch
+    }
+
+    /// The next free topic number.
+    pub fn next_topic(&self) -> TopicId {
+        TopicId(self.next_topic)
+    }
+
+    /// The next free producer id.
+    pub fn next_producer(&self) -> i64 {
+        self.next_producer
+    }
+
+    /// All topics in order of their numbers.
+    pub fn topics(&self) -> impl Iterator<Item = &TopicMetadata> {
+        self.topics.values()
+    }
+
+    /// A topic by its number.
+    pub fn topic(&self, id: TopicId) -> Option<&TopicMetadata> {
+        self.topics.get(&id)
+    }
+
+    /// A topic by its name.
+    pub fn topic_named(&self, name: &str) -> Option<&TopicMetadata> {
+        self.topics.get(self.names.get(name)?)
+    }
+
+    /// Number of topics.
+    pub fn topic_count(&self) -> usize {
+        self.topics.len()
+    }
+
+    /// Number of partitions of all topics.
+    pub fn partition_count(&self) -> usize {
+        self.partitions
+    }
+
+    /// Deleted topics whose files may still be there.
+    pub fn removing(&self) -> impl Iterator<Item = TopicId> + '_ {
+        self.removing.iter().copied()
+    }
+
+    /// A named producer.
+    pub fn producer(&self, name: &str) -> Option<ProducerMetadata> {
+        self.producers.get(name).copied()
+    }
+
+    /// Number of named producers.
+    pub fn producer_count(&self) -> usize {
+        self.producers.len()
+    }
+
+    /// All named producers, in no order.
+    pub fn producers(&self) -> impl Iterator<Item = (&str, ProducerMetadata)> {
+        self.producers.iter().map(|(name, producer)| (name.as_str(), *producer))
+    }
+
+    /// Applies one record.
+    ///
+    /// # Errors
+    /// [`ApplyError`]: the record does not fit; the state is unchanged.
+    pub fn apply(&mut self, record: &MetadataRecord) -> Result<(), ApplyError> {
+        match record {
+            MetadataRecord::TopicCreated(stored) => self.create(stored),
+            MetadataRecord::TopicUpdated { topic, revision } => self.update(TopicId(*topic), revision),
+            MetadataRecord::TopicDeleted { topic } => self.delete(TopicId(*topic)),
+            MetadataRecord::TopicFilesRemoved { topic } => {
+                self.removing.remove(&TopicId(*topic));
+                Ok(())
+            }
+            MetadataRecord::LogStarts { starts } => self.raise_starts(starts),
+            MetadataRecord::Epoch { epoch } => {
+                let epoch = PartitionEpoch::new(*epoch).ok_or_else(|| misfit("an epoch above the greatest"))?;
+                self.epoch = self.epoch.max(epoch);
+                Ok(())
+            }
+            MetadataRecord::Quarantined { topic, partition, from, to } => {
+                let range = OffsetRange { from: offset(*from)?, to: offset(*to)? };
+                add_range(&mut self.partition_mut(*topic, *partition)?.quarantined, range);
+                Ok(())
+            }
+            MetadataRecord::Truncated { topic, partition, offset: at, epoch, bytes, time_ms } => {
+                let epoch = PartitionEpoch::new(*epoch).ok_or_else(|| misfit("an epoch above the greatest"))?;
+                let cut = Truncation { offset: offset(*at)?, epoch, bytes: *bytes, time_ms: *time_ms };
+                self.partition_mut(*topic, *partition)?.last_truncation = Some(cut);
+                Ok(())
+            }
+            MetadataRecord::ProducerNamed { name, id, epoch, time_ms } => {
+                let producer = ProducerMetadata { id: *id, epoch: *epoch, time_ms: *time_ms };
+                self.producers.insert(name.clone(), producer);
+                self.next_producer = self.next_producer.max(id.saturating_add(1));
+                Ok(())
+            }
+            MetadataRecord::ProducerForgotten { name } => {
+                self.producers.remove(name);
+                Ok(())
+            }
+            MetadataRecord::ProducerIds { next } => {
+                self.next_producer = self.next_producer.max(*next);
+                Ok(())
+            }
+            MetadataRecord::TopicIds { next } => {
+                self.next_topic = self.next_topic.max(*next);
+                Ok(())
+            }
+        }
+    }
+
+    /// Records that, applied to nothing, give this state.
+    pub fn to_records(&self) -> impl Iterator<Item = MetadataRecord> + '_ {
+        let counters = [
+            MetadataRecord::Epoch { epoch: self.epoch.get() },
+            MetadataRecord::TopicIds { next: self.next_topic },
+            MetadataRecord::ProducerIds { next: self.next_producer },
+        ];
+        let topics = self.topics.values().flat_map(topic_records);
+        // A deleted topic has nothing left but its number.
+        let removing = self.removing.iter().map(|topic| MetadataRecord::TopicDeleted { topic: topic.0 });
+        let mut names: Vec<_> = self.producers.iter().collect();
+        names.sort_by_key(|(name, _)| name.as_str());
+        let producers = names.into_iter().map(|(name, producer)| MetadataRecord::ProducerNamed {
+            name: name.clone(),
+            id: producer.id,
+            epoch: producer.epoch,
+            time_ms: producer.time_ms,
+        });
+        counters.into_iter().chain(topics).chain(removing).chain(producers)
+    }
+
+    fn create(&mut self, stored: &StoredTopic) -> Result<(), ApplyError> {
+        let id = TopicId(stored.topic);
+        if self.topics.contains_key(&id) || self.removing.contains(&id) {
+            return Err(misfit(format_args!("topic number {id} is given twice")));
+        }
+        let name = TopicName::parse(&stored.name)
+            .map_err(|rule| misfit(format_args!("topic number {id} has a bad name: {rule}")))?;
+        if self.names.contains_key(&name) {
+            return Err(misfit(format_args!("two topics of the name {name}")));
+        }
+        let uuid = parse_uuid(&stored.uuid).ok_or_else(|| misfit(format_args!("topic {name} has a bad uuid")))?;
+        let revision = checked_revision(&name, &stored.revision)?;
+        let partitions = vec![PartitionMetadata::default(); revision.config.partitions as usize];
+        self.partitions += partitions.len();
+        self.next_topic = self.next_topic.max(stored.topic.saturating_add(1));
+        self.names.insert(name.clone(), id);
+        let topic = TopicMetadata {
+            id,
+            uuid,
+            name,
+            hash_version: stored.hash_version,
+            slot_hash_version: stored.slot_hash_version,
+            created_ms: stored.created_ms,
+            revision,
+            partitions,
+        };
+        self.topics.insert(id, topic);
+        Ok(())
+    }
+
+    fn update(&mut self, id: TopicId, stored: &StoredRevision) -> Result<(), ApplyError> {
+        let topic = self.topics.get_mut(&id).ok_or_else(|| unknown_topic(id))?;
+        let revision = checked_revision(&topic.name, stored)?;
+        if revision.revision <= topic.revision.revision {
+            return Err(misfit(format_args!("the revision of topic {} falls", topic.name)));
+        }
+        if revision.config.partitions as usize != topic.partitions.len() {
+            return Err(misfit(format_args!("the number of partitions of topic {} changes", topic.name)));
+        }
+        topic.revision = revision;
+        Ok(())
+    }
+
+    fn delete(&mut self, id: TopicId) -> Result<(), ApplyError> {
+        if let Some(topic) = self.topics.remove(&id) {
+            self.names.remove(&topic.name);
+            self.partitions -= topic.partitions.len();
+        } else if id.0 >= self.next_topic {
+            return Err(unknown_topic(id));
+        }
+        self.removing.insert(id);
+        Ok(())
+    }
+
+    fn raise_starts(&mut self, starts: &[StoredBound]) -> Result<(), ApplyError> {
+        // All are checked first, so that the state is unchanged by a record that does not fit.
+        for bound in starts {
+            offset(bound.offset)?;
+            self.partition_mut(bound.topic, bound.partition)?;
+        }
+        for bound in starts {
+            let start = offset(bound.offset)?;
+            let partition = self.partition_mut(bound.topic, bound.partition)?;
+            partition.log_start = partition.log_start.max(start);
+            partition.quarantined.retain(|range| range.to > start);
+        }
+        Ok(())
+    }
+
+    fn partition_mut(&mut self, topic: u64, partition: u32) -> Result<&mut PartitionMetadata, ApplyError> {
+        let topic = self.topics.get_mut(&TopicId(topic)).ok_or_else(|| unknown_topic(TopicId(topic)))?;
+        let found = topic.partitions.get_mut(partition as usize);
+        found.ok_or_else(|| misfit(format_args!("topic {} has no partition {partition}", topic.name)))
+    }
+}
+
+fn topic_records(topic: &TopicMetadata) -> Vec<MetadataRecord> {
+    let number = topic.id.0;
+    let mut records = vec![MetadataRecord::TopicCreated(stored_topic(topic))];
+    let mut starts = Vec::new();
+    for (index, partition) in topic.partitions.iter().enumerate() {
+        let index = PartitionId(u32::try_from(index).expect("a topic has at most 1,024 partitions")).0;
+        if partition.log_start > Offset::ZERO {
+            starts.push(StoredBound { topic: number, partition: index, offset: partition.log_start.get() });
+        }
+        for range in &partition.quarantined {
+            let (from, to) = (range.from.get(), range.to.get());
+            records.push(MetadataRecord::Quarantined { topic: number, partition: index, from, to });
+        }
+        if let Some(cut) = partition.last_truncation {
+            records.push(MetadataRecord::Truncated {
+                topic: number,
+                partition: index,
+                offset: cut.offset.get(),
+                epoch: cut.epoch.get(),
+                bytes: cut.bytes,
+                time_ms: cut.time_ms,
+            });
+        }
+    }
+    if !starts.is_empty() {
+        records.push(MetadataRecord::LogStarts { starts });
+    }
+    records
+}
+
+/// The stored form of a topic.
+pub fn stored_topic(topic: &TopicMetadata) -> StoredTopic {
+    StoredTopic {
+        topic: topic.id.0,
+        uuid: uuid_text(topic.uuid),
+        name: topic.name.as_str().to_owned(),
+        hash_version: topic.hash_version,
+        slot_hash_version: topic.slot_hash_version,
+        created_ms: topic.created_ms,
+        revision: StoredRevision::of(&topic.revision),
+    }
+}
+
+fn checked_revision(name: &TopicName, stored: &StoredRevision) -> Result<Arc<TopicRevision>, ApplyError> {
+    let revision = stored.to_revision();
+    let checked = revision.config.check().and_then(|()| revision.notes.check());
+    checked.map_err(|error| misfit(format_args!("topic {name}: {error}")))?;
+    Ok(revision)
+}
+
+/// Adds a range to ranges in order, joining those that touch.
+fn add_range(ranges: &mut Vec<OffsetRange>, mut added: OffsetRange) {
+    if added.is_empty() {
+        return;
+    }
+    ranges.retain(|range| {
+        let apart = range.to < added.from || added.to < range.from;
+        if !apart {
+            added.from = added.from.min(range.from);
+            added.to = added.to.max(range.to);
+        }
+        apart
+    });
+    let at = ranges.partition_point(|range| range.from < added.from);
+    ranges.insert(at, added);
+}
+
+fn offset(value: u64) -> Result<Offset, ApplyError> {
+    Offset::new(value).ok_or_else(|| misfit(format_args!("offset {value} is above the greatest")))
+}
+
+fn unknown_topic(id: TopicId) -> ApplyError {
+    misfit(format_args!("there is no topic number {id}"))
+}
+
+fn misfit(what: impl ToString) -> ApplyError {
+    ApplyError { what: what.to_string() }
+}
+
+#[cfg(test)]
+mod tests;

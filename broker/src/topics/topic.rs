@@ -1,0 +1,85 @@
+//! One topic with its partitions.
+
+use std::sync::Arc;
+
+use super::metadata::state::TopicMetadata;
+use super::settings::{TopicConfig, TopicNotes, TopicRevision};
+use super::slot::PartitionSlot;
+use crate::model::{PartitionId, TopicId, TopicName, TopicUuid};
+use crate::partition::PartitionLog;
+
+/// A topic to create.
+#[derive(Debug, Clone)]
+pub struct NewTopic {
+    /// Name.
+    pub name: TopicName,
+    /// Settings.
+    pub config: TopicConfig,
+    /// Notes.
+    pub notes: TopicNotes,
+}
+
+/// A topic with its partitions.
+#[derive(Debug)]
+pub struct Topic {
+    /// Name.
+    pub name: TopicName,
+    /// Number; names its directory.
+    pub id: TopicId,
+    /// Id that clients see.
+    pub uuid: TopicUuid,
+    /// Version of the function from key to partition.
+    pub hash_version: u32,
+    /// Version of the function from key to slot.
+    pub slot_hash_version: u32,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: i64,
+    partitions: Vec<Arc<dyn PartitionLog>>,
+    slots: Vec<Arc<PartitionSlot>>,
+    current: parking_lot::RwLock<Arc<TopicRevision>>,
+}
+
+impl Topic {
+    /// Settings and notes at this moment.
+    pub fn revision(&self) -> Arc<TopicRevision> {
+        Arc::clone(&self.current.read())
+    }
+
+    /// One partition.
+    pub fn partition(&self, id: PartitionId) -> Option<&Arc<dyn PartitionLog>> {
+        self.partitions.get(id.0 as usize)
+    }
+
+    /// All partitions, in order.
+    pub fn partitions(&self) -> &[Arc<dyn PartitionLog>] {
+        &self.partitions
+    }
+
+    /// A topic with its slots, one a partition.
+    pub(super) fn new(metadata: &TopicMetadata, slots: Vec<Arc<PartitionSlot>>) -> Arc<Self> {
+        assert_eq!(slots.len(), metadata.partitions.len(), "each partition has its slot");
+        slots.iter().for_each(|slot| slot.set_flush_interval_ms(metadata.revision.config.flush_interval_ms));
+        Arc::new(Self {
+            name: metadata.name.clone(),
+            id: metadata.id,
+            uuid: metadata.uuid,
+            hash_version: metadata.hash_version,
+            slot_hash_version: metadata.slot_hash_version,
+            created_ms: metadata.created_ms,
+            partitions: slots.iter().map(|slot| Arc::clone(slot) as Arc<dyn PartitionLog>).collect(),
+            slots,
+            current: parking_lot::RwLock::new(Arc::clone(&metadata.revision)),
+        })
+    }
+
+    /// The places of its partitions, in order.
+    pub(crate) fn slots(&self) -> &[Arc<PartitionSlot>] {
+        &self.slots
+    }
+
+    /// Shows a new revision.
+    pub(super) fn set_revision(&self, revision: Arc<TopicRevision>) {
+        self.slots.iter().for_each(|slot| slot.set_flush_interval_ms(revision.config.flush_interval_ms));
+        *self.current.write() = revision;
+    }
+}
