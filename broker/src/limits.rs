@@ -2,6 +2,8 @@
 //!
 //! A size over its limit is INVALID_ARGUMENT, a count or rate is RESOURCE_EXHAUSTED with the limit's name.
 
+use std::time::Duration;
+
 /// Bytes of a gRPC message, in or out.
 pub const GRPC_MESSAGE_BYTES: usize = 8 << 20;
 /// Default of the largest record: key, value and headers.
@@ -35,6 +37,24 @@ pub const READ_CHUNK_BYTES: usize = 256 << 10;
 pub const CONNECTIONS: usize = 10_000;
 /// Concurrent streams of a connection.
 pub const STREAMS_PER_CONNECTION: u32 = 256;
+/// Streams that a client opened and reset before they were accepted (rapid reset).
+pub const PENDING_RESET_STREAMS: usize = 20;
+/// Streams that were reset for an error of the client.
+pub const LOCAL_ERROR_RESETS: usize = 256;
+/// From accept to the first bytes of a protocol.
+pub const PREFACE_DEADLINE: Duration = Duration::from_secs(5);
+/// Without a sign of life for so long, a client is pinged.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// A ping must be answered within this.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without an open stream for so long is closed.
+pub const IDLE_CONNECTION: Duration = Duration::from_secs(600);
+/// A unary call must be answered within this.
+pub const UNARY_DEADLINE: Duration = Duration::from_secs(90);
+/// A reader must take what was sent within this.
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+/// Requests of one produce stream that wait for their level.
+pub const PIPELINED_REQUESTS: usize = 256;
 /// Bytes of an HTTP/2 header list.
 pub const HEADER_LIST_BYTES: u32 = 16 << 10;
 /// HTTP/2 frame size that we announce.

@@ -16,7 +16,8 @@ use sawlog_proto::batch::{BatchHeader, ProducerStamp, head_with};
 
 use crate::clock::{Clock, Monotonic};
 use crate::limits;
-use crate::log::{AppendError, Appended, FrameDraft, FrameRun, ReadError, SyncError};
+use crate::log::{AppendError, Appended, FrameDraft, SyncError};
+pub use crate::log::{Corruption, Frame, FrameRun, ReadError};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
 
 pub mod admit;

@@ -105,13 +105,9 @@ impl Opening {
             partition: METADATA.partition,
         };
         let storage = Arc::clone(self.data_dir.storage());
-        let settings = LogSettings {
-            segment_bytes: METADATA_SEGMENT_BYTES,
-            index_interval_bytes: 4_096,
-            allocation_step_bytes: 0,
-        };
-        let dir = PathBuf::from(METADATA_DIR);
-        let log = LogEnvironment { storage, dir, identity, settings, salt_seed: random_u64() };
+        let mut log = LogEnvironment::new(storage, PathBuf::from(METADATA_DIR), identity, random_u64());
+        log.settings =
+            LogSettings { segment_bytes: METADATA_SEGMENT_BYTES, index_interval_bytes: 4_096, allocation_step_bytes: 0 };
         self.log = Some(log.clone());
         log
     }

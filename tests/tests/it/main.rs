@@ -1,0 +1,6 @@
+//! What clients see of a whole broker: the rules of produce and read, every error, hostile requests.
+
+mod errors;
+mod produce;
+mod read;
+mod wire;
