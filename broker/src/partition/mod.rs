@@ -41,6 +41,16 @@ mod store;
 mod sync;
 mod watermark;
 
+// Their tests stand here and not below them, since the schedule tests include their sources over other locks.
+#[cfg(test)]
+mod append_tests;
+#[cfg(test)]
+mod budget_tests;
+#[cfg(test)]
+mod fake_log;
+#[cfg(test)]
+mod producers_tests;
+
 pub use budget::{InFlight, Permit};
 pub use commit::Ticket;
 pub use environment::{

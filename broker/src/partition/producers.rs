@@ -304,7 +304,3 @@ impl Producers {
         }
     }
 }
-
-#[cfg(test)]
-#[path = "producers_tests.rs"]
-mod tests;

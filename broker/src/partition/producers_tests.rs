@@ -1,9 +1,12 @@
 //! Rules PR-7 and PR-12 on the state alone.
 
-use bytes::Bytes;
-use sawlog_proto::batch::{BatchHeader, Codec};
+use std::time::Duration;
 
-use super::*;
+use bytes::Bytes;
+use sawlog_proto::batch::{BatchHeader, Codec, ProducerStamp};
+
+use super::producers::{Decision, Kept, Producers, advance_sequence};
+use super::{AppendFailure, CheckedBatch, Monotonic, Offset, PartitionEpoch, ProducerDirectory, RequestStamp};
 
 const TTL: Duration = Duration::from_secs(3_600);
 

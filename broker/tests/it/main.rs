@@ -1,3 +1,4 @@
 //! Tests of the broker library from outside, in one binary.
 
+mod append_schedules;
 mod data_dir;
