@@ -82,6 +82,10 @@ impl Facts {
         self.unsynced_bytes.store(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn unsynced_bytes(&self) -> u64 {
+        self.unsynced_bytes.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn size_bytes(&self) -> u64 {
         self.size_bytes.load(Ordering::Relaxed)
     }

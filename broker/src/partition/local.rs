@@ -26,6 +26,8 @@ use super::{
 
 /// How often idle producers are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_secs(3_600);
+/// Bytes of the active segment beyond its indexes on disk at which a checkpoint writes them: below, a scan is as quick.
+const INDEX_SAVE_BYTES: u64 = 256 << 10;
 /// Errors of the system that say that the disk or a quota is full: ENOSPC, EDQUOT.
 const NO_SPACE: [i32; 2] = [28, 122];
 
@@ -107,7 +109,7 @@ impl Partition {
         let reader = opened.log.reader();
         let ttl = Duration::from_millis(settings.producer_ttl_ms);
         let now = (environment.clock.monotonic(), environment.clock.wall_ms());
-        let (producers, snapshot_end) = rebuild(&reader, &*spec.log.storage, &spec.log.dir, ttl, now)
+        let (producers, snapshot_end) = rebuild(&opened.log, &*spec.log.storage, &spec.log.dir, ttl, now)
             .map_err(|error| PartitionOpenError::Producers { what: error.to_string() })?;
         let facts = Arc::new(Facts::new(opened.epoch));
         if let Some(end) = snapshot_end {
@@ -215,6 +217,8 @@ impl Partition {
         let metrics = Arc::clone(&self.environment.metrics);
         self.call(false, true, move |core, _| {
             let before = facts.segments().len();
+            // A fence may have lowered the end since the caller looked.
+            let start = start.min(core.log.log.end());
             let result = core.log.log.raise_start(start);
             core.log.publish();
             facts.raise_start(start);
@@ -324,20 +328,27 @@ impl Partition {
         self.facts.unchecked_bytes()
     }
 
-    /// What the next checkpoint may say. Also writes the producers' snapshot if the log has grown; blocks for that.
+    /// What the next checkpoint may say. Before it is said, the indexes of what it covers are written, and the
+    /// producers' snapshot if the log has grown, so that recovery reads no more than what came after (rules C4, S4).
+    /// Blocks.
     pub fn checkpoint(&self) -> Checkpointed {
-        let written = self.call(false, true, |core, _| {
+        let unchecked_bytes = self.facts.checkpointed();
+        let prepared = self.call(false, true, |core, _| {
             core.log.write_snapshot(&core.producers);
-            Ok(())
+            Ok(core.log.log.pending_index_save(INDEX_SAVE_BYTES))
         });
-        // A partition that is closed needs no snapshot any more.
-        let _ = written.wait();
+        // A partition that is closed needs neither any more.
+        if let Ok(Some(save)) = prepared.wait()
+            && let Err(error) = save.run()
+        {
+            tracing::warn!(%error, topic = %self.name.topic, partition = %self.name.partition, "no saved index");
+        }
         let bounds = self.reader.bounds();
         Checkpointed {
             proven_end: bounds.durable_end,
             log_start: bounds.start,
             epoch: self.facts.epoch(),
-            unchecked_bytes: self.facts.checkpointed(),
+            unchecked_bytes,
             fenced: self.facts.fence().is_some(),
         }
     }
@@ -453,12 +464,15 @@ fn reopen(
     if core.fenced.is_none() {
         return Ok(());
     }
-    let bytes = core.log.log.unsynced_bytes();
+    if epoch <= core.epoch {
+        return Err(fenced(core, format!("epoch {epoch} is not above {}: it takes a new one to reopen", core.epoch)));
+    }
+    // The log has forgotten what it cut; what was published last before the fence has not changed since.
+    let bytes = facts.unsynced_bytes();
     core.log.log.reopen(epoch).map_err(|error| fenced(core, error.to_string()))?;
-    let reader = core.log.log.reader();
     let place = &core.log.environment;
     let now = (group.clock.monotonic(), group.clock.wall_ms());
-    match rebuild(&reader, &*place.storage, &place.dir, ttl, now) {
+    match rebuild(&core.log.log, &*place.storage, &place.dir, ttl, now) {
         Ok((producers, _)) => core.producers = producers,
         Err(error) => {
             // Without the producers' state an append could be a double: stay closed.

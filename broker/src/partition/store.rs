@@ -12,7 +12,7 @@ use super::producers::{Kept, Producers};
 use super::sync::Arc;
 use super::{AppendError, Appended, FrameDraft, Monotonic, Offset, SyncError, extension, producer_snapshot};
 use crate::log::storage::Storage;
-use crate::log::{LocalLog, LogEnvironment, LogReader, PendingSync, ReadError, ReadMode, ReadRange};
+use crate::log::{LocalLog, LogEnvironment, PendingSync, ReadError, ReadMode, ReadRange};
 
 /// Bytes read at once when producers are rebuilt.
 const REBUILD_BYTES: usize = 1 << 20;
@@ -44,7 +44,7 @@ impl LogStore {
     /// Writes a snapshot of the state at the end of the log, as a hint: a failure is logged and no more.
     pub(crate) fn write_snapshot(&self, producers: &Producers) {
         let end = self.log.end();
-        if self.facts.snapshot_end() == Some(end) {
+        if end == Offset::ZERO || self.facts.snapshot_end() == Some(end) {
             return;
         }
         let bytes = match self.log.reader().epoch_before(end) {
@@ -134,12 +134,13 @@ impl GroupLog for LogStore {
 /// # Errors
 /// The log cannot be read.
 pub(crate) fn rebuild(
-    reader: &LogReader,
+    log: &LocalLog,
     storage: &dyn Storage,
     dir: &Path,
     ttl: Duration,
     now: (Monotonic, i64),
 ) -> Result<(Producers, Option<Offset>), ReadError> {
+    let (reader, segments) = (log.reader(), log.segments());
     let bounds = reader.bounds();
     let mut producers = Producers::new(ttl);
     let mut from = bounds.start;
@@ -160,13 +161,12 @@ pub(crate) fn rebuild(
         let range = ReadRange { from, until: bounds.end, max_bytes: REBUILD_BYTES };
         let run = match reader.read(range, ReadMode::Blocking) {
             Ok(run) => run,
-            Err(ReadError::Corrupt(corruption)) => match corruption.next_good {
-                Some(next) if next > from => {
-                    from = next;
-                    continue;
-                }
-                _ => break,
-            },
+            Err(ReadError::Corrupt(corruption)) => {
+                // Without a good frame behind it, the damage ends with its segment at the latest.
+                let base = segments.iter().map(|segment| segment.base).find(|base| *base > from);
+                from = corruption.next_good.filter(|next| *next > from).or(base).unwrap_or(bounds.end);
+                continue;
+            }
             Err(error) => return Err(error),
         };
         for frame in &run.frames {

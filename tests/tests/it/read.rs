@@ -14,8 +14,7 @@ async fn what_is_written_comes_back_in_order() {
         wire.write("orders", (0..4).map(|index| value(format!("{batch}.{index}"))).collect()).await;
     }
     let read = wire.values(all_of("orders")).await;
-    let expected: Vec<_> =
-        (0..12).map(|offset| (0, offset, format!("{}.{}", offset / 4, offset % 4))).collect();
+    let expected: Vec<_> = (0..12).map(|offset| (0, offset, format!("{}.{}", offset / 4, offset % 4))).collect();
     assert_eq!(read, expected);
     let _ = (End::Count(1), Start::Last(1));
     let frames = wire.frames(all_of("orders")).await;

@@ -106,8 +106,11 @@ impl Opening {
         };
         let storage = Arc::clone(self.data_dir.storage());
         let mut log = LogEnvironment::new(storage, PathBuf::from(METADATA_DIR), identity, random_u64());
-        log.settings =
-            LogSettings { segment_bytes: METADATA_SEGMENT_BYTES, index_interval_bytes: 4_096, allocation_step_bytes: 0 };
+        log.settings = LogSettings {
+            segment_bytes: METADATA_SEGMENT_BYTES,
+            index_interval_bytes: 4_096,
+            allocation_step_bytes: 0,
+        };
         self.log = Some(log.clone());
         log
     }
