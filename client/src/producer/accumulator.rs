@@ -132,6 +132,8 @@ pub(crate) struct Accumulator {
     sticky: u32,
     /// Someone waits for room: everything is due.
     pressed: bool,
+    /// Bytes of the record that last found no room.
+    wanted: usize,
     /// Batches before this one are due.
     flush_before: u64,
     closed: Option<Error>,
@@ -170,6 +172,7 @@ impl Accumulator {
             outstanding: BTreeSet::new(),
             sticky: sticky % rules.partitions,
             pressed: false,
+            wanted: 0,
             flush_before: 0,
             closed: None,
             failed: None,
@@ -186,6 +189,7 @@ impl Accumulator {
         let bytes = self.check(record).map_err(PushError::Refused)?;
         if self.buffered > 0 && self.buffered + bytes > self.batching.buffer_bytes {
             self.pressed = true;
+            self.wanted = bytes;
             return Err(PushError::Full);
         }
         let partition = self.partition_of(record).map_err(PushError::Refused)?;
@@ -320,9 +324,9 @@ impl Accumulator {
         self.closed.is_some()
     }
 
-    /// Whether a record of about this size would be taken.
+    /// Whether the record that last found no room would be taken now.
     pub(crate) fn has_room(&self) -> bool {
-        self.closed.is_some() || self.buffered < self.batching.buffer_bytes
+        self.closed.is_some() || self.buffered == 0 || self.buffered + self.wanted <= self.batching.buffer_bytes
     }
 
     /// Takes out everything that was not handed on yet.

@@ -132,6 +132,8 @@ fn memory_is_bounded_and_comes_back_when_batches_are_settled() {
         assert!(taken < 100, "the bound holds");
     }
     assert!(matches!(accumulator.push(keyed("k", &[0; 90]), now), Err(PushError::Full)));
+    // Some bytes are free, but too few: who waited would only try in vain, over and over.
+    assert!(!accumulator.has_room(), "there is no room for the record that was refused");
     // Whoever waits for room does not wait for a linger.
     let batches = take(&mut accumulator, Instant::now());
     assert_eq!(batches.len(), 1);
