@@ -83,7 +83,8 @@ impl Run {
 
 /// Checks settings as a start would, without starting.
 pub(crate) fn check(settings: &Settings) -> Outcome {
-    settings.to_config().map(drop)
+    let checked = settings.to_config()?.check();
+    checked.map_err(|error| refused(&StartError::Config { option: error.option, what: error.what }, settings))
 }
 
 /// A runtime for signals and waiting.

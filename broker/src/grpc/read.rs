@@ -37,7 +37,8 @@ impl ReadHandler {
 
     async fn offsets(&self, request: v1::GetOffsetsRequest) -> Result<v1::GetOffsetsResponse, Problem> {
         use v1::get_offsets_request::At;
-        let topic = self.0.topic(&request.topic).ok_or_else(|| status::topic_not_found(&request.topic))?;
+        // Who asks for offsets is about to read or produce: the first use of a topic.
+        let topic = self.0.topic_or_create(&request.topic).await?;
         let at =
             request.at.ok_or_else(|| status::invalid_field("at", "nothing", "earliest, latest or timestamp_ms"))?;
         let mut offsets = Vec::new();

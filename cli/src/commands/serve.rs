@@ -37,6 +37,9 @@ pub(crate) struct SettingFlags {
     /// Port on 127.0.0.1, instead of --listen; 0 takes a free one.
     #[arg(short, long, conflicts_with = "listen")]
     port: Option<u16>,
+    /// Allow an address that is not loopback, although there is neither TLS nor authentication yet.
+    #[arg(long)]
+    insecure: bool,
     /// Where everything is stored.
     #[arg(long, value_name = "FOLDER")]
     data_dir: Option<PathBuf>,
@@ -52,6 +55,7 @@ impl SettingFlags {
         values.extend(self.listen.map(|listen| FlagValue::new("listen", listen.to_string(), "--listen")));
         let local = self.port.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         values.extend(local.map(|listen| FlagValue::new("listen", listen.to_string(), "--port")));
+        values.extend(self.insecure.then(|| FlagValue::new("insecure", "true", "--insecure")));
         let data_dir = self.data_dir.as_ref();
         values.extend(
             data_dir.map(|folder| FlagValue::new("storage.data_dir", folder.display().to_string(), "--data-dir")),

@@ -239,7 +239,8 @@ impl Create {
     async fn run(&self, admin: &Admin, common: &Common) -> Outcome {
         let mut config = self.settings.config();
         config.partitions = self.partitions;
-        config.keyed = self.unkeyed.then_some(false);
+        // Said in any case: a broker of `dev` makes topics without keys if nothing is said.
+        config.keyed = Some(!self.unkeyed);
         let topic = NewTopic {
             name: self.name.clone(),
             config,

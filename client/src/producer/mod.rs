@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::connection::Client;
 use crate::error::{Error, ErrorKind};
-use crate::types::{AckLevel, Codec, Header, Record, RecordPosition, Topic};
+use crate::types::{AckLevel, Codec, Header, OffsetAt, Record, RecordPosition, Topic};
 
 mod accumulator;
 mod lane;
@@ -153,7 +153,7 @@ impl ProducerBuilder {
     /// `TOPIC_NOT_FOUND`; `LIMIT_REACHED` if the broker remembers too many producers; a connection that fails for the
     /// client's `call_timeout`.
     pub async fn build(self) -> Result<Producer, Error> {
-        let topic = self.client.admin().get_topic(&self.topic).await?;
+        let topic = look_up(&self.client, &self.topic).await?;
         if topic.keyed() && topic.hash_version != partitioner::HASH_VERSION {
             let message = format!("version {} of the partitioner is unknown to this client", topic.hash_version);
             return Err(Error::new(ErrorKind::Invalid, message));
@@ -187,6 +187,17 @@ async fn init_producer(client: &Client, name: &str) -> Result<Identity, Error> {
     let epoch = i16::try_from(response.producer_epoch)
         .map_err(|_| Error::protocol(format!("{} is no epoch of a producer", response.producer_epoch)))?;
     Ok(Identity { producer_id: response.producer_id, epoch })
+}
+
+/// The topic, by its name. A broker that makes topics on their first use does so when asked for its offsets.
+async fn look_up(client: &Client, name: &str) -> Result<Topic, Error> {
+    match client.admin().get_topic(name).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            client.admin().offsets(name, &[], OffsetAt::Latest).await?;
+            client.admin().get_topic(name).await
+        }
+        found => found,
+    }
 }
 
 /// A record to produce, borrowed: its bytes are copied into the batch.

@@ -3,4 +3,5 @@
 mod errors;
 mod produce;
 mod read;
+mod readme;
 mod wire;
