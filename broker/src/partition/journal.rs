@@ -379,3 +379,6 @@ fn first_segment(environment: &LogEnvironment) -> Result<Option<Offset>, OpenErr
     });
     Ok(bases.min())
 }
+
+#[cfg(test)]
+mod tests;
