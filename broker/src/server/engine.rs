@@ -115,6 +115,12 @@ impl Engine {
         jobs::run_retention(&self.topics, &*self.clock, true);
     }
 
+    /// The same while retention by age is suspended, because the wall clock stepped (rule F6). Blocks.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn run_retention_suspended_now(&self) {
+        jobs::run_retention(&self.topics, &*self.clock, false);
+    }
+
     /// Writes a checkpoint now, instead of at its next turn. Blocks.
     #[cfg(any(test, feature = "testing"))]
     pub fn run_checkpoint_now(&self) {

@@ -2,3 +2,4 @@
 
 mod append_schedules;
 mod data_dir;
+mod topics;
