@@ -17,7 +17,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll, Waker};
 use std::time::Duration;
 
@@ -34,6 +34,7 @@ use super::stalls::Stallable;
 use super::status::{self, Problem};
 use super::{Context, guard};
 use crate::limits;
+use crate::metrics::Metrics;
 use crate::model::PartitionId;
 use crate::partition::{self, BoxFuture};
 
@@ -230,14 +231,20 @@ pub(super) type Driver = BoxFuture<'static, Result<(), Problem>>;
 
 /// What body and watcher of a stream share.
 struct Shared {
+    metrics: Arc<Metrics>,
     driver: Mutex<Option<Driver>>,
     sink: Sink,
     /// When something was handed over, in microseconds of monotonic time plus one; 0: the connection wants more.
     handed_us: AtomicU64,
-    /// For how many milliseconds the reader had stalled when it was cut; 0: it was not.
-    cut_ms: AtomicU64,
-    held_bytes: AtomicUsize,
+    is_cut: AtomicBool,
+    cut: Mutex<Option<Cut>>,
     stream: Option<StreamCut>,
+}
+
+/// A reader that was cut: when (monotonic time), and what it is told if it takes anything again.
+struct Cut {
+    at: Duration,
+    status: Option<Status>,
 }
 
 impl Stallable for Shared {
@@ -245,20 +252,28 @@ impl Stallable for Shared {
         self.handed_us.load(Ordering::SeqCst).checked_sub(1).map(Duration::from_micros)
     }
 
-    fn check(&self, stalled: Duration) {
+    fn check(&self, handed_at: Duration, now: Duration) {
+        let stalled = now.saturating_sub(handed_at);
         if stalled < limits::WRITE_DEADLINE {
             return;
         }
-        if self.cut_ms.swap(stalled.as_millis() as u64, Ordering::SeqCst) == 0 {
-            let chunks = std::mem::take(&mut *self.sink.0.lock());
-            self.held_bytes.fetch_add(chunks.bytes, Ordering::SeqCst);
-            tracing::warn!(stalled_ms = stalled.as_millis(), "a reader takes nothing and is cut");
-            drop(self.driver.lock().take());
-        } else if stalled >= 2 * limits::WRITE_DEADLINE
-            && let Some(stream) = &self.stream
-        {
-            stream.cut();
+        let mut cut = self.cut.lock();
+        if let Some(cut) = &*cut {
+            if now.saturating_sub(cut.at) >= limits::WRITE_DEADLINE
+                && let Some(stream) = &self.stream
+            {
+                stream.cut();
+            }
+            return;
         }
+        let held = std::mem::take(&mut *self.sink.0.lock());
+        tracing::warn!(stalled_ms = stalled.as_millis(), "a reader takes nothing and is cut");
+        let status = status::slow_reader(held.bytes, stalled).into_status(&self.metrics);
+        *cut = Some(Cut { at: now, status: Some(status) });
+        self.is_cut.store(true, Ordering::SeqCst);
+        drop(cut);
+        let driver = self.driver.lock().take();
+        drop(driver);
     }
 }
 
@@ -272,11 +287,12 @@ pub(super) struct ReadBody {
 impl ReadBody {
     pub(super) fn new(context: Arc<Context>, sink: Sink, driver: Driver) -> Self {
         let shared = Arc::new(Shared {
+            metrics: Arc::clone(context.metrics()),
             driver: Mutex::new(Some(driver)),
             sink,
             handed_us: AtomicU64::new(0),
-            cut_ms: AtomicU64::new(0),
-            held_bytes: AtomicUsize::new(0),
+            is_cut: AtomicBool::new(false),
+            cut: Mutex::new(None),
             stream: StreamCut::current(),
         });
         let watched: Arc<dyn Stallable> = Arc::<Shared>::clone(&shared);
@@ -293,12 +309,8 @@ impl ReadBody {
         Frame::data(bytes)
     }
 
-    fn end(&mut self, result: Result<(), Problem>) -> Frame<Bytes> {
+    fn end(&mut self, status: Status) -> Frame<Bytes> {
         self.done = true;
-        let status = match result {
-            Ok(()) => Status::ok(""),
-            Err(problem) => problem.into_status(self.context.metrics()),
-        };
         let mut trailers = HeaderMap::new();
         if status.add_header(&mut trailers).is_err() {
             trailers.insert(Status::GRPC_STATUS, (tonic::Code::Internal as i32).into());
@@ -318,11 +330,10 @@ impl Body for ReadBody {
         }
         this.shared.handed_us.store(0, Ordering::SeqCst);
         loop {
-            let cut_ms = this.shared.cut_ms.load(Ordering::SeqCst);
-            if cut_ms > 0 {
-                let held = this.shared.held_bytes.load(Ordering::SeqCst);
-                let problem = status::slow_reader(held, Duration::from_millis(cut_ms));
-                return Poll::Ready(Some(Ok(this.end(Err(problem)))));
+            if this.shared.is_cut.load(Ordering::SeqCst) {
+                let cut = this.shared.cut.lock().as_mut().and_then(|cut| cut.status.take());
+                let status = cut.expect("the reason is there before the flag, and taken once");
+                return Poll::Ready(Some(Ok(this.end(status))));
             }
             if let Some(bytes) = this.shared.sink.next() {
                 return Poll::Ready(Some(Ok(this.hand(bytes))));
@@ -337,7 +348,11 @@ impl Body for ReadBody {
             };
             *driver = None;
             drop(driver);
-            return Poll::Ready(Some(Ok(this.end(result))));
+            let status = match result {
+                Ok(()) => Status::ok(""),
+                Err(problem) => problem.into_status(this.context.metrics()),
+            };
+            return Poll::Ready(Some(Ok(this.end(status))));
         }
     }
 
@@ -351,3 +366,7 @@ impl Drop for ReadBody {
         self.context.metrics().readers.dec();
     }
 }
+
+#[cfg(test)]
+#[path = "raw_body_tests.rs"]
+mod tests;

@@ -18,8 +18,8 @@ const TICK: Duration = Duration::from_millis(500);
 pub(super) trait Stallable: Send + Sync {
     /// Since when (monotonic time) the connection has been holding something that it was handed; `None`: it has not.
     fn handed_at(&self) -> Option<Duration>;
-    /// Called while something was handed; cuts the stream if that is too long ago.
-    fn check(&self, stalled: Duration);
+    /// Called while something is held that was handed over then; cuts the stream if that is too long ago.
+    fn check(&self, handed_at: Duration, now: Duration);
 }
 
 /// All streams that may be cut.
@@ -67,7 +67,7 @@ impl Stalls {
         let any = !held.is_empty();
         // Outside of the lock: what is cut is dropped here, and may wake others.
         for (stream, at) in held {
-            stream.check(now.saturating_sub(at));
+            stream.check(at, now);
         }
         any
     }
