@@ -147,18 +147,17 @@ impl ReadDriver {
             frames.truncate(at);
             debug_assert!(end > cursor.next);
         }
-        if self.plan.raw {
-            self.send_batches(index, &frames).await;
-        } else {
-            self.send_records(index, &frames).await?;
-        }
+        let stopped = match self.plan.raw {
+            true => self.send_batches(index, &frames).await,
+            false => self.send_records(index, &frames).await?,
+        };
         let cursor = &mut self.plan.cursors[index];
         if let Some(last) = frames.last() {
             cursor.epoch_before = Some(last.epoch);
             cursor.time_before_ms = Some(last.append_time_ms);
             cursor.next = cursor.next.max(last.end_offset());
         }
-        if let Some(end) = cursor.end {
+        if let Some(end) = stopped.into_iter().chain(cursor.end).min() {
             cursor.next = cursor.next.min(end);
         }
         if past_end {
@@ -171,7 +170,8 @@ impl ReadDriver {
         Ok(())
     }
 
-    async fn send_batches(&mut self, index: usize, frames: &[Frame]) {
+    /// Sends batches; gives the offset before which the count of records wanted was reached.
+    async fn send_batches(&mut self, index: usize, frames: &[Frame]) -> Option<Offset> {
         let mut from = 0;
         while from < frames.len() {
             let frames = &frames[from..];
@@ -192,7 +192,7 @@ impl ReadDriver {
                 count = count.min(needed.count());
             }
             if count == 0 {
-                return;
+                return Some(frames[0].base_offset);
             }
             let frames = &frames[..count];
             let cursor = &self.plan.cursors[index];
@@ -202,11 +202,16 @@ impl ReadDriver {
             self.deliver(chunks, records, bytes).await;
             from += count;
         }
+        None
     }
 
-    async fn send_records(&mut self, index: usize, frames: &[Frame]) -> Result<(), Problem> {
-        let mut page = Page::default();
+    /// Sends records; gives the offset before which the count of records wanted was reached.
+    async fn send_records(&mut self, index: usize, frames: &[Frame]) -> Result<Option<Offset>, Problem> {
+        let (mut page, mut stopped) = (Page::default(), None);
         for frame in frames {
+            if stopped.is_some() {
+                break;
+            }
             let cursor = &self.plan.cursors[index];
             let records = match batch::records(&frame.batch, &STORED) {
                 Ok(records) => records,
@@ -232,6 +237,7 @@ impl ReadDriver {
                     continue;
                 }
                 if self.plan.count.is_some_and(|left| page.records.len() as u64 >= left) {
+                    stopped = Some(offset);
                     break;
                 }
                 let size = view.size_bytes();
@@ -245,7 +251,7 @@ impl ReadDriver {
             }
         }
         self.flush(index, &mut page).await;
-        Ok(())
+        Ok(stopped)
     }
 
     /// At a low rate a page would come in bursts far apart: send what the rate allows at once.

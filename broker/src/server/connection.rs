@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::body::Body;
 use tower::Service as _;
 
@@ -34,6 +34,7 @@ pub(super) struct Entry {
     /// Health and reflection.
     pub(super) system: tonic::service::Routes,
     pub(super) http: axum::Router,
+    pub(super) draining: CancellationToken,
 }
 
 impl Entry {
@@ -44,7 +45,8 @@ impl Entry {
         }
         if path.starts_with("/grpc.") {
             let Ok(response) = self.system.clone().call(request).await;
-            return response;
+            let drained = Box::pin(self.draining.clone().cancelled_owned());
+            return response.map(|body| Body::new(UntilDrained { body, drained }));
         }
         let kind = request.headers().get(header::CONTENT_TYPE);
         if kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")) {
@@ -163,6 +165,34 @@ where
         () = draining.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// The body of an answer of the system's services: a watch of health would hold up a stop for ever.
+struct UntilDrained {
+    body: Body,
+    drained: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl http_body::Body for UntilDrained {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, tonic::Status>>> {
+        match Pin::new(&mut self.body).poll_frame(task) {
+            // What it still has to say goes first.
+            Poll::Pending if self.drained.as_mut().poll(task).is_ready() => {
+                Poll::Ready(Some(Err(tonic::Status::unavailable("the broker is shutting down"))))
+            }
+            polled => polled,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
 }
 
 /// Runs the streams of one connection, counts them, and lets each be cut.

@@ -123,7 +123,7 @@ impl Server {
         });
         let watcher = services.clone();
         let jobs = async move { tokio::join!(keep_health, watcher.cut_slow_readers()) };
-        let entry = Entry { services, system, http };
+        let entry = Entry { services, system, http, draining: draining.clone() };
         Self::run(accept, entry, engine.metrics(), threads, draining, jobs)
     }
 

@@ -127,7 +127,7 @@ async fn errors_of_topics() {
     let status = wire.topics.list_topics(list).await.unwrap_err();
     check(&status, Code::InvalidArgument, R::InvalidField, &["field"]);
     let status = wire.produce.init_producer(v1::InitProducerRequest { name: "a b".into() }).await.unwrap_err();
-    check(&status, Code::InvalidArgument, R::InvalidName, &["name"]);
+    check(&status, Code::InvalidArgument, R::InvalidField, &["field", "found", "bounds"]);
 }
 
 #[tokio::test]
@@ -434,7 +434,7 @@ async fn errors_of_a_failing_disk() {
 #[tokio::test]
 async fn f3_a_full_disk_refuses_produce_and_nothing_else() {
     let disk = SimDisk::new();
-    let change = |config: &mut sawlog_broker::config::BrokerConfig| config.storage.min_free_bytes = 1 << 62;
+    let change = |config: &mut sawlog_broker::config::BrokerConfig| config.storage.min_free_bytes = 1 << 50;
     let mut broker = TestBroker::builder().storage(disk.storage()).start().await;
     let mut wire = Wire::new(&broker).await;
     wire.topic("a", unkeyed(1)).await;
@@ -480,26 +480,6 @@ async fn unary_calls_over_the_bytes_in_flight_are_refused_and_those_in_flight_go
     assert_eq!(written + refused, 40);
     assert!(written >= 4 && refused > 0, "{written} written, {refused} refused");
     assert!(metrics(&broker).await.contains("sawlog_in_flight_bytes 0"));
-}
-
-#[tokio::test]
-async fn a_request_that_waits_too_long_is_told_so_and_its_outcome_is_unknown() {
-    let broker = TestBroker::start().await;
-    let mut wire = Wire::new(&broker).await;
-    wire.topic("a", unkeyed(1)).await;
-    let mut timed_out = None;
-    for _ in 0..200 {
-        let mut request = tonic::Request::new(plain("a", vec![value("x")]));
-        // Not `set_timeout`: that one would end it here, not there.
-        request.metadata_mut().insert("grpc-timeout", "1n".parse().unwrap());
-        if let Err(status) = wire.produce.produce(request).await {
-            timed_out = Some(status);
-            break;
-        }
-    }
-    let status = timed_out.expect("a sync takes longer than a nanosecond");
-    check(&status, Code::DeadlineExceeded, ErrorReason::RequestTimeout, &["waited_ms", "outcome"]);
-    assert_eq!(info(&status).metadata["outcome"], "unknown");
 }
 
 #[tokio::test]
