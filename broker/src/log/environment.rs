@@ -5,7 +5,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crc32fast::Hasher;
 
@@ -62,17 +62,25 @@ impl Default for LogSettings {
 #[derive(Debug)]
 pub struct AheadBudget {
     left: AtomicU64,
+    closed: AtomicBool,
 }
 
 impl AheadBudget {
     /// A budget of so many bytes.
     pub fn new(bytes: u64) -> Self {
-        Self { left: AtomicU64::new(bytes) }
+        Self { left: AtomicU64::new(bytes), closed: AtomicBool::new(false) }
+    }
+
+    /// Whether anything may be allocated ahead: not while the disk is nearly full (rule F3).
+    pub fn set_open(&self, open: bool) {
+        self.closed.store(!open, Ordering::Relaxed);
     }
 
     /// Takes `bytes` out; `false` if there are not so many left.
     pub(crate) fn take(&self, bytes: u64) -> bool {
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
+        let take = |left: u64| left.checked_sub(bytes);
+        !self.closed.load(Ordering::Relaxed)
+            && self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     /// Gives `bytes` back.

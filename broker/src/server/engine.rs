@@ -62,7 +62,6 @@ struct Inside {
     pools: Arc<Pools>,
     attention: Arc<Attention>,
     checkpoints: checkpoints::Checkpoints,
-    /// Taken by its job.
     disk: Mutex<Option<disk::DiskWatch>>,
     runtime: Handle,
     cancel: CancellationToken,
@@ -121,10 +120,24 @@ impl Engine {
         jobs::run_retention(&self.topics, &*self.clock, false);
     }
 
+    /// Looks at the disk now, instead of within a second, and does what follows from it. Blocks.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn look_at_disk_now(&self) {
+        let look = self.shared.look_at_disk();
+        self.shared.runtime.block_on(jobs::after_disk_look(&self.topics, look, true));
+    }
+
     /// Writes a checkpoint now, instead of at its next turn. Blocks.
     #[cfg(any(test, feature = "testing"))]
     pub fn run_checkpoint_now(&self) {
         self.shared.checkpoints.write(&self.topics, &self.metrics);
+    }
+}
+
+impl Inside {
+    /// One look at the disk. Blocks.
+    fn look_at_disk(&self) -> Option<disk::DiskLook> {
+        self.disk.lock().as_mut()?.look()
     }
 }
 

@@ -502,3 +502,160 @@ fn f_7_a_partition_that_cannot_be_opened_stays_closed_and_the_rest_serves() {
     assert_eq!(reopened.expect("the disk is well").state, PartitionState::Online);
     assert_eq!(states(&world)[1], PartitionState::Online);
 }
+
+/// What a test did, and how far: after which call of the disk it was answered.
+struct Answered {
+    created: u64,
+    trimmed: u64,
+    deleted: u64,
+    second: u64,
+}
+
+/// Creates, fills, trims and deletes a topic, and creates another one under its name.
+fn life_of_a_topic(world: &World) -> Answered {
+    world.create("orders", config(2)).expect("the disk is well");
+    let created = world.disk.op_count();
+    world.append("orders", 8).expect("the disk is well");
+    world.trim("orders", 3).expect("the disk is well");
+    let trimmed = world.disk.op_count();
+    world.delete("orders");
+    let deleted = world.disk.op_count();
+    world.create("orders", TopicConfig { keyed: false, ..config(1) }).expect("the disk is well");
+    Answered { created, trimmed, deleted, second: world.disk.op_count() }
+}
+
+/// What must hold of whatever a power loss left.
+fn check_after_crash(world: &World, at: u64, answered: &Answered, image: &str) {
+    assert_eq!(world.engine().topics().read_only(), None, "{image}");
+    let topic = world.engine().topics().get("orders");
+    let first = topic.as_ref().is_some_and(|topic| topic.revision().config.keyed);
+    if at >= answered.created && at < answered.trimmed {
+        assert!(first, "{image}: an answered creation is lost");
+    }
+    if at >= answered.deleted {
+        assert!(!first, "{image}: an answered deletion is lost");
+    }
+    if at >= answered.second {
+        assert!(topic.is_some(), "{image}: the second creation is lost");
+    }
+    if let Some(topic) = &topic {
+        let states = topic.partitions().iter().map(|partition| partition.status().state);
+        assert!(states.into_iter().all(|state| state == PartitionState::Online), "{image}: a topic is there whole");
+        if first && at >= answered.trimmed {
+            assert!(topic.partitions()[0].log_start() >= offset(3), "{image}: a trim came back");
+        }
+    }
+}
+
+#[test]
+fn d_7_d_9_a_power_loss_at_any_step_leaves_changes_of_topics_whole_or_undone() {
+    let world = World::new();
+    world.disk.record_images();
+    let answered = life_of_a_topic(&world);
+    let images = world.disk.take_images();
+    drop(world);
+    assert!(images.len() > 40, "{}", images.len());
+    for (index, image) in images.iter().enumerate() {
+        let name = format!("image {index}");
+        let mut world = World::on(image.crash(index as u64));
+        check_after_crash(&world, image.ops, &answered, &name);
+        // What was cut short is gone, so that the name and the number can be had again.
+        if world.engine().topics().get("orders").is_none() {
+            world.create("orders", config(1)).expect("the disk is well");
+        }
+        world.append("orders", 1).expect("the disk is well");
+        let id = world.topic("orders").id;
+        assert!(world.stop(), "{name}");
+        let own = format!("topics/{id}/");
+        let logs = world.disk.files();
+        let stray: Vec<_> = logs.iter().filter(|path| path.starts_with("topics/") && !path.starts_with(&own)).collect();
+        assert!(stray.is_empty(), "{name}: {stray:?}");
+    }
+}
+
+#[test]
+fn f_3_produce_is_refused_on_a_nearly_full_disk_and_resumes_by_itself() {
+    let world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    world.append("orders", 1).expect("there is space");
+    let used = world.disk.used_bytes();
+    world.disk.set_quota(used + (1 << 19));
+    world.engine().look_at_disk_now();
+    let refused = world.append("orders", 1);
+    assert!(matches!(refused, Err(AppendFailure::DiskLow { .. })), "{refused:?}");
+    let created = world.create("more", config(1));
+    assert!(created.is_err(), "{created:?}");
+    assert!(world.engine().metrics().encode().contains("sawlog_disk_low 1"));
+    // Reads, trims and deletions go on.
+    let topic = world.topic("orders");
+    assert_eq!(
+        world.runtime.block_on(topic.partitions()[0].read(Offset::ZERO, 1 << 20)).expect("it is there").next,
+        offset(1)
+    );
+    world.trim("orders", 1).expect("it is written from the reserve if need be");
+    world.disk.set_quota(used + (64 << 20));
+    world.engine().look_at_disk_now();
+    world.append("orders", 1).expect("produce resumes without a restart");
+}
+
+#[test]
+fn f_3_a_change_of_the_metadata_is_written_from_the_reserve() {
+    let world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    world.append("orders", 5).expect("there is space");
+    world.disk.set_quota(world.disk.used_bytes());
+    world.engine().look_at_disk_now();
+    world.trim("orders", 4).expect("from the reserve");
+    world.delete("orders");
+    assert!(world.engine().topics().get("orders").is_none());
+    assert_eq!(world.engine().topics().read_only(), None);
+}
+
+#[test]
+fn f_1_a_fence_for_want_of_space_is_left_when_there_is_space_again() {
+    const ENOSPC: i32 = 28;
+    let world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    let before = world.append("orders", 3).expect("the disk is well").epoch;
+    world.disk.inject(Fault {
+        from_op: 0,
+        kinds: vec![OpKind::Sync],
+        path_contains: "topics/".into(),
+        effect: Effect::Errno(ENOSPC),
+        forever: false,
+    });
+    let fenced = world.append("orders", 1);
+    assert!(matches!(fenced, Err(AppendFailure::Fenced { .. })), "{fenced:?}");
+    world.engine().look_at_disk_now();
+    let ack = world.append("orders", 1).expect("the fence is left");
+    assert_eq!(ack.base_offset, offset(3));
+    assert!(ack.epoch > before);
+    let status = world.topic("orders").partitions()[0].status();
+    assert_eq!(status.last_truncation.map(|cut| cut.offset), Some(offset(3)));
+}
+
+#[test]
+fn f_1_a_fenced_partition_is_reopened_on_request_in_a_new_epoch() {
+    let mut world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    let before = world.append("orders", 3).expect("the disk is well").epoch;
+    world.disk.inject(Fault {
+        from_op: 0,
+        kinds: vec![OpKind::Sync],
+        path_contains: "topics/".into(),
+        effect: Effect::Errno(EIO),
+        forever: false,
+    });
+    assert!(world.append("orders", 1).is_err());
+    world.engine().look_at_disk_now();
+    assert!(world.append("orders", 1).is_err(), "only a full disk is left by itself");
+    let topics = Arc::clone(world.engine().topics());
+    let status = world.runtime.block_on(topics.reopen("orders", PartitionId(0))).expect("the disk is well");
+    assert_eq!(status.state, PartitionState::Online);
+    let ack = world.append("orders", 1).expect("the fence is left");
+    assert!(ack.epoch > before);
+    drop(topics);
+    world.kill_and_start();
+    let cut = world.topic("orders").partitions()[0].status().last_truncation;
+    assert_eq!(cut.map(|cut| cut.offset), Some(offset(3)), "the cut is remembered");
+}

@@ -31,6 +31,8 @@ pub(super) struct DiskWatch {
 /// What a look found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DiskLook {
+    /// Produce is refused.
+    pub(super) low: bool,
     /// Produce has just resumed.
     pub(super) resumed: bool,
     /// Space may be allocated ahead.
@@ -78,7 +80,7 @@ impl DiskWatch {
             }
         }
         let may_allocate_ahead = space.free_bytes >= min_free.saturating_mul(2);
-        Some(DiskLook { resumed: was_low && !self.low, may_allocate_ahead })
+        Some(DiskLook { low: self.low, resumed: was_low && !self.low, may_allocate_ahead })
     }
 
     fn min_free(&self, space: Space) -> u64 {

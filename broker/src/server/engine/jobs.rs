@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Inside;
-use super::disk::DiskWatch;
+use super::disk::DiskLook;
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
 use crate::metrics::Metrics;
@@ -52,14 +52,12 @@ pub(super) fn start(
     };
     let runtime = &inside.runtime;
     let mut jobs = vec![
+        ("disk", runtime.spawn(job.clone().disk(Arc::clone(inside)))),
         ("looks", runtime.spawn(job.clone().looks(Arc::clone(&inside.attention)))),
         ("checkpoint", runtime.spawn(job.clone().checkpoints(Arc::clone(inside)))),
         ("retention", runtime.spawn(job.clone().retention())),
-        ("scrub", runtime.spawn(job.clone().scrub())),
+        ("scrub", runtime.spawn(job.scrub())),
     ];
-    if let Some(watch) = inside.disk.lock().take() {
-        jobs.push(("disk", runtime.spawn(job.disk(watch))));
-    }
     inside.threads.lock().jobs.append(&mut jobs);
 }
 
@@ -137,35 +135,13 @@ impl Job {
         }
     }
 
-    async fn disk(self, mut watch: DiskWatch) {
+    async fn disk(self, inside: Arc<Inside>) {
         let mut looks = 0;
         while self.pause(DISK_INTERVAL).await {
-            let looked = blocking("disk", move || {
-                let look = watch.look();
-                (watch, look)
-            });
-            let Some((back, look)) = looked.await else { return };
-            watch = back;
-            let Some(look) = look else { continue };
+            let own = Arc::clone(&inside);
+            let look = blocking("disk", move || own.look_at_disk()).await.flatten();
             looks += 1;
-            if look.resumed || (looks % LOOKS_PER_REOPEN == 0 && self.metrics.disk_low.get() == 0) {
-                self.reopen_fenced_for_space().await;
-            }
-        }
-    }
-
-    /// Leaves the fences that only a full disk had caused (rule F1).
-    async fn reopen_fenced_for_space(&self) {
-        for topic in self.topics.all() {
-            for slot in topic.slots() {
-                if slot.partition().is_some_and(|partition| partition.fenced_for_space()) {
-                    let partition = slot.reference().partition;
-                    let reopened = self.topics.reopen(topic.name.as_str(), partition).await;
-                    if let Err(error) = reopened {
-                        tracing::warn!(topic = topic.name.as_str(), partition = partition.0, %error, "still fenced");
-                    }
-                }
-            }
+            after_disk_look(&self.topics, look, looks % LOOKS_PER_REOPEN == 0).await;
         }
     }
 
@@ -191,6 +167,26 @@ impl Job {
 async fn blocking<T: Send + 'static>(job: &'static str, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let result = tokio::task::spawn_blocking(work).await;
     result.map_err(|error| tracing::error!(job, %error, "a job failed")).ok()
+}
+
+/// What follows from a look at the disk. Partitions that only a full disk had fenced are reopened (rule F1) when
+/// produce has just resumed, and now and then (`try_reopen`), since a quota may be full while the disk is not.
+pub(super) async fn after_disk_look(topics: &Topics, look: Option<DiskLook>, try_reopen: bool) {
+    let Some(look) = look else { return };
+    topics.factory().log.ahead.set_open(look.may_allocate_ahead);
+    if look.low || !(look.resumed || try_reopen) {
+        return;
+    }
+    for topic in topics.all() {
+        for slot in topic.slots() {
+            if slot.partition().is_some_and(|partition| partition.fenced_for_space()) {
+                let partition = slot.reference().partition;
+                if let Err(error) = topics.reopen(topic.name.as_str(), partition).await {
+                    tracing::warn!(topic = topic.name.as_str(), partition = partition.0, %error, "still fenced");
+                }
+            }
+        }
+    }
 }
 
 /// Retention of all partitions: one batch of log starts, then the files. Rolls quiet partitions by age on the way.
