@@ -3,6 +3,7 @@
 //! A partition's log is a directory of segments. It is written by one owner at a time ([`LocalLog`]) and read by any
 //! number of [`LogReader`]s, which never wait for a write.
 
+pub mod checkpoint;
 pub mod data_dir;
 pub mod environment;
 pub mod error;
@@ -15,6 +16,7 @@ pub mod local_log;
 pub mod open_files;
 pub mod reader;
 pub mod recovery;
+pub mod retention;
 pub mod sabotage;
 pub mod scan;
 mod segment;
@@ -24,6 +26,7 @@ pub mod storage;
 mod test_support;
 pub mod time_index;
 
+pub use checkpoint::{Checkpoint, CheckpointEntry, CheckpointFile};
 pub use environment::{AheadBudget, LogEnvironment, LogIdentity, LogSettings};
 pub use error::{AppendError, Corruption, OpenError, ReadError, SyncError};
 pub use frame::FrameDraft;
