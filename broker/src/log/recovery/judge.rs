@@ -83,3 +83,7 @@ pub(super) fn without(range: OffsetRange, known: &[OffsetRange]) -> Vec<OffsetRa
     }
     parts
 }
+
+#[cfg(test)]
+#[path = "judge_tests.rs"]
+mod tests;
