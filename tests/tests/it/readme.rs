@@ -147,7 +147,8 @@ fn the_first_five_minutes_of_the_readme_print_what_it_says() {
 fn ci_runs_the_commands_of_the_readme() {
     let readme = readme();
     let blocks = blocks(section(&readme, "## Build and run"));
-    let commands: Vec<_> = blocks.iter().filter(|block| block.language == "sh").map(|block| block.text.trim()).collect();
+    let commands: Vec<_> =
+        blocks.iter().filter(|block| block.language == "sh").map(|block| block.text.trim()).collect();
     assert_eq!(commands.len(), 2, "{commands:?}");
     let ci = std::fs::read_to_string(root().join(".ci/run")).expect("the script is there");
     for command in &commands {
@@ -179,7 +180,8 @@ fn the_readme_names_settings_with_their_defaults() {
         let (key, variable, default) = (cells[1].trim_matches('`'), cells[2].trim_matches('`'), cells[3]);
         assert_eq!(variable, format!("SAWLOG_{}", key.to_uppercase().replace('.', "__")));
         let line = defaults.lines().find(|line| line.contains(&format!("\"key\":\"{key}\"")));
-        let line: serde_json::Value = serde_json::from_str(line.unwrap_or_else(|| panic!("there is no {key}"))).expect("JSON");
+        let line: serde_json::Value =
+            serde_json::from_str(line.unwrap_or_else(|| panic!("there is no {key}"))).expect("JSON");
         let value = line["value"].as_str().map_or_else(|| line["value"].to_string(), str::to_owned);
         assert!(default.starts_with(&format!("`{value}`")), "{key}: the README says {default}, it is {value}");
     }

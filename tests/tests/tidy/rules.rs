@@ -174,10 +174,7 @@ fn walk_path(code: &str, at: usize, prefix: String, found: &mut Vec<(usize, Stri
 
 /// The sizes of files and functions.
 fn sizes(source: &Source, found: &mut Vec<Offence>) {
-    let shipped: Vec<_> = source.shipped.lines().zip(source.text.lines()).collect();
-    // Lines that only a test module has are blank in `shipped` but not in the code with tests.
-    let tests = source.code.lines().zip(source.shipped.lines()).filter(|(code, shipped)| code != shipped).count();
-    let lines = shipped.len() - tests;
+    let lines = source.text.lines().count() - source.test_lines;
     if lines >= FILE_LINES {
         found.push(source.offence(0, format!("{lines} lines without tests, under {FILE_LINES} are allowed")));
     }

@@ -13,6 +13,8 @@ pub(crate) struct Source {
     pub(crate) code: String,
     /// `code` with inline test modules blanked too.
     pub(crate) shipped: String,
+    /// Lines of the inline test modules.
+    pub(crate) test_lines: usize,
 }
 
 /// A finding: where, and what is wrong.
@@ -28,8 +30,8 @@ impl Source {
     /// Takes a file's text.
     pub(crate) fn new(path: &str, text: &str) -> Self {
         let code = blank_comments_and_strings(text);
-        let shipped = blank_test_modules(&code);
-        Self { path: path.to_owned(), text: text.to_owned(), code, shipped }
+        let (shipped, test_lines) = blank_test_modules(&code);
+        Self { path: path.to_owned(), text: text.to_owned(), code, shipped, test_lines }
     }
 
     /// Whether the whole file is a test.
@@ -219,17 +221,19 @@ fn end_of_character(bytes: &[u8], start: usize, out: &mut [u8]) -> usize {
     }
 }
 
-/// Blanks `#[cfg(test)] mod name { … }` and everything else that stands behind `#[cfg(test)]`.
-fn blank_test_modules(code: &str) -> String {
+/// Blanks `#[cfg(test)] mod name { … }` and everything else that stands behind `#[cfg(test)]`; tells their lines.
+fn blank_test_modules(code: &str) -> (String, usize) {
     let mut out = code.as_bytes().to_vec();
     let mut from = 0;
+    let mut lines = 0;
     while let Some(found) = code[from..].find("#[cfg(test)]") {
         let start = from + found;
         let end = end_of_item(code, start + "#[cfg(test)]".len());
         blank(&mut out, start, end);
+        lines += line_of(code, end) - line_of(code, start) + 1;
         from = end;
     }
-    String::from_utf8(out).expect("only whole items were blanked")
+    (String::from_utf8(out).expect("only whole items were blanked"), lines)
 }
 
 /// The end of the item that begins at `start`: its closing brace, or its semicolon.
