@@ -23,6 +23,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::format::{FORMAT_MAJOR, FORMAT_MINOR, u32_at, u64_at};
 use super::storage::{OpenMode, Storage, StorageLock};
 use crate::model::{Offset, PartitionId, TopicId};
 
@@ -164,19 +165,6 @@ impl CleanMarker {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
-}
-
-/// Major version of all files of a data directory.
-pub(crate) const FORMAT_MAJOR: u16 = 1;
-/// Minor version: a higher one has only additions that may be ignored.
-pub(crate) const FORMAT_MINOR: u16 = 0;
-
 /// Name of the lock file.
 const LOCK: &str = "LOCK";
 /// Name of the clean-shutdown marker.
@@ -281,6 +269,42 @@ impl DataDir {
     /// The reserve file could not be made; "no space" is not an error but `false`.
     pub fn refill_reserve(&self, min_free_bytes: u64) -> Result<bool, DataDirError> {
         self.reserve.refill(&*self.storage, min_free_bytes)
+    }
+}
+
+/// What the small files of a directory say, for the offline check; changes nothing.
+pub(crate) struct Look {
+    /// The id that `FORMAT` says, or what is wrong with it.
+    pub(crate) format: Result<[u8; 16], String>,
+    /// The id that segments say, looked for only if `FORMAT` is not good.
+    pub(crate) segments_uuid: Option<[u8; 16]>,
+    /// The clean marker, if there is one, or what is wrong with it.
+    pub(crate) clean: Option<Result<CleanMarker, String>>,
+}
+
+/// Reads the small files of a directory and changes nothing.
+pub(crate) fn look(storage: &dyn Storage) -> Look {
+    let (format, segments_uuid) = match format_file::look(storage) {
+        Ok(format_file::Found::Good { uuid }) => (Ok(uuid), None),
+        Ok(format_file::Found::Restorable { uuid, what }) => (Err(what.to_owned()), Some(uuid)),
+        Ok(format_file::Found::Nothing) => (Err("it is missing, and so is everything else".to_owned()), None),
+        Err(error) => (Err(error.to_string()), None),
+    };
+    let uuid = format.as_ref().ok().copied().or(segments_uuid).unwrap_or_default();
+    let clean = match files::read(storage, CLEAN, CLEAN_BYTES) {
+        Ok(None) => None,
+        Ok(Some(bytes)) => Some(CleanMarker::decode(&bytes, uuid).map_err(str::to_owned)),
+        Err(error) => Some(Err(error.to_string())),
+    };
+    Look { format, segments_uuid, clean }
+}
+
+/// Takes the lock if there is a lock file: a check makes none.
+pub(crate) fn lock_existing(storage: &dyn Storage) -> Result<Option<Box<dyn StorageLock>>, DataDirError> {
+    match storage.exists(Path::new(LOCK)) {
+        Ok(true) => lock(storage).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(files::io_error("look for", LOCK)(error)),
     }
 }
 

@@ -125,6 +125,7 @@ pub mod local_log;
 pub mod open_files;
 pub mod reader;
 pub mod recovery;
+pub mod repair;
 pub mod retention;
 pub mod sabotage;
 pub mod scan;
@@ -134,6 +135,7 @@ pub mod storage;
 #[cfg(test)]
 mod test_support;
 pub mod time_index;
+pub mod verify;
 
 pub use checkpoint::{Checkpoint, CheckpointEntry, CheckpointFile};
 pub use environment::{AheadBudget, LogEnvironment, LogIdentity, LogSettings};

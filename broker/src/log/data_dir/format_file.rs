@@ -5,7 +5,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{DataDirError, FORMAT_MAJOR, FORMAT_MINOR, files};
+use super::{DataDirError, files};
+use crate::log::format::{FORMAT_MAJOR, FORMAT_MINOR, SEGMENT_HEADER_BYTES};
+use crate::log::segment_header::{SegmentFault, SegmentHeader};
 use crate::log::storage::{OpenMode, Storage};
 
 /// Name of the file.
@@ -150,32 +152,13 @@ fn uuid_in(storage: &dyn Storage, dir: &Path) -> Result<Option<[u8; 16]>, DataDi
         let path = dir.join(&entry.name);
         let io_error = files::io_error("read", &path.to_string_lossy());
         let file = storage.open(&path, OpenMode::Read).map_err(&io_error)?;
-        let mut bytes = [0; SEGMENT_BYTES];
-        if file.read_at(&mut bytes, 0).map_err(&io_error)? < SEGMENT_BYTES {
-            continue;
-        }
-        match segment_uuid(&bytes) {
-            Ok(uuid) => return Ok(Some(uuid)),
-            Err(Fault::Unknown { major, minor }) => return Err(unknown(major, minor)),
-            Err(Fault::Damaged(_)) => {}
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, 0).map_err(&io_error)?;
+        match SegmentHeader::decode(&bytes[..read]) {
+            Ok(header) => return Ok(Some(header.identity.data_dir)),
+            Err(SegmentFault::Version { major, minor }) => return Err(unknown(major, minor)),
+            Err(_) => {}
         }
     }
     Ok(None)
-}
-
-/// Bytes of a segment's header.
-const SEGMENT_BYTES: usize = 88;
-
-/// The directory's id in a segment's header.
-fn segment_uuid(bytes: &[u8; SEGMENT_BYTES]) -> Result<[u8; 16], Fault> {
-    if bytes[..8] != *b"SAWLOG\x01S" || bytes[84..] != crc32fast::hash(&bytes[..84]).to_le_bytes() {
-        return Err(Fault::Damaged("segment header"));
-    }
-    let major = u16::from_le_bytes([bytes[8], bytes[9]]);
-    if major != FORMAT_MAJOR {
-        return Err(Fault::Unknown { major, minor: u16::from_le_bytes([bytes[10], bytes[11]]) });
-    }
-    let mut uuid = [0; 16];
-    uuid.copy_from_slice(&bytes[16..32]);
-    Ok(uuid)
 }

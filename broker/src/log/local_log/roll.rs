@@ -89,8 +89,13 @@ fn write_header(
         environment.storage.remove_file(path)?;
     }
     let file = environment.storage.open(path, OpenMode::CreateNew)?;
-    if file.write_at(&[IoSlice::new(&header.encode())], 0)? < SEGMENT_HEADER_BYTES {
-        return Err(io::Error::new(io::ErrorKind::WriteZero, "the header was not written whole"));
+    let bytes = header.encode();
+    let mut written = 0;
+    while written < SEGMENT_HEADER_BYTES {
+        match file.write_at(&[IoSlice::new(&bytes[written..])], written as u64)? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => written += count,
+        }
     }
     Ok(file)
 }
