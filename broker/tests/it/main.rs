@@ -1,5 +1,11 @@
 //! Tests of the broker library from outside, in one binary.
 
+#![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+
 mod append_schedules;
 mod data_dir;
-mod topics;
+mod log_crash;
+mod log_faults;
+mod log_flips;
+mod log_sabotage;
+mod log_world;
