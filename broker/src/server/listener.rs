@@ -363,3 +363,7 @@ impl Stream for TcpSockets {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

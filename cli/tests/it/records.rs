@@ -84,13 +84,18 @@ fn a_broken_line_is_told_with_file_and_number_and_stops_or_is_skipped() {
     keyed_topic(&broker);
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("lines.json");
-    std::fs::write(&path, "{\"key\":\"a\",\"value\":1}\n{\"key\":\"a\",\"value\":\n{\"key\":\"a\",\"value\":3}\n").unwrap();
+    std::fs::write(&path, "{\"key\":\"a\",\"value\":1}\n{\"key\":\"a\",\"value\":\n{\"key\":\"a\",\"value\":3}\n")
+        .unwrap();
     let path = path.to_str().unwrap();
     let stopped = broker.run(&["produce", "t", "--json", path]).ended(1);
     assert!(stopped.err.contains("lines.json:2: "), "{}", stopped.err);
     assert!(stopped.err.contains("1 records acknowledged"), "{}", stopped.err);
     let skipped = broker.run(&["produce", "t", "--json", "--skip-bad", path]).ended(1);
-    assert!(skipped.err.contains("lines.json:2: ") && skipped.err.contains("2 records acknowledged"), "{}", skipped.err);
+    assert!(
+        skipped.err.contains("lines.json:2: ") && skipped.err.contains("2 records acknowledged"),
+        "{}",
+        skipped.err
+    );
     assert!(skipped.err.contains("1 lines were left out"), "{}", skipped.err);
     assert_eq!(broker.run(&["consume", "t"]).ended(0).out, "1\n1\n3\n");
 }

@@ -6,7 +6,18 @@ use crate::support::Broker;
 fn a_topic_lives_from_create_to_delete() {
     let broker = Broker::dev();
     let created = broker.run(&[
-        "topic", "create", "orders", "--partitions", "2", "--retention", "30d", "--owner", "shop", "--label", "a=1", "--output",
+        "topic",
+        "create",
+        "orders",
+        "--partitions",
+        "2",
+        "--retention",
+        "30d",
+        "--owner",
+        "shop",
+        "--label",
+        "a=1",
+        "--output",
         "json",
     ]);
     let topic = &created.ended(0).json()[0];
@@ -14,7 +25,8 @@ fn a_topic_lives_from_create_to_delete() {
     assert_eq!(topic["retention_ms"], 2_592_000_000_i64);
     assert_eq!((&topic["owner"], &topic["labels"]["a"]), (&"shop".into(), &"1".into()));
 
-    let again = ["topic", "create", "orders", "--partitions", "2", "--retention", "30d", "--owner", "shop", "--label", "a=1"];
+    let again =
+        ["topic", "create", "orders", "--partitions", "2", "--retention", "30d", "--owner", "shop", "--label", "a=1"];
     assert!(broker.run(&again).ended(0).err.contains("existed already"));
     let differs = broker.run(&["topic", "create", "orders", "--partitions", "3"]).ended(1);
     assert!(differs.err.contains("TOPIC_EXISTS") && differs.err.contains("sawlog topic update"), "{}", differs.err);
@@ -25,7 +37,8 @@ fn a_topic_lives_from_create_to_delete() {
     let some = broker.run(&["topic", "list", "--prefix", "sec"]).ended(0).out;
     assert!(some.contains("second") && !some.contains("orders"), "{some}");
 
-    let updated = broker.run(&["topic", "update", "orders", "--description", "order lines", "--output", "json"]).ended(0);
+    let updated =
+        broker.run(&["topic", "update", "orders", "--description", "order lines", "--output", "json"]).ended(0);
     assert_eq!(updated.json()[0]["description"], "order lines");
     assert_eq!(updated.json()[0]["owner"], "shop", "what is not named stays");
     let stale = broker.run(&["topic", "update", "orders", "--owner", "x", "--if-revision", "999"]).ended(1);
@@ -57,7 +70,11 @@ fn re_9_trim_needs_yes_and_raises_the_start() {
     broker.run(&["topic", "trim", "t", "--before", "0:3", "--yes"]).ended(0);
     assert_eq!(broker.run(&["consume", "t"]).ended(0).out, "3\n4\n");
     let out_of_range = broker.run(&["consume", "t", "--from", "1"]).ended(1);
-    assert!(out_of_range.err.contains("OFFSET_OUT_OF_RANGE") && out_of_range.err.contains("earliest: 3"), "{}", out_of_range.err);
+    assert!(
+        out_of_range.err.contains("OFFSET_OUT_OF_RANGE") && out_of_range.err.contains("earliest: 3"),
+        "{}",
+        out_of_range.err
+    );
     broker.run(&["topic", "trim", "t", "--before", "7:3", "--yes"]).ended(3);
     assert!(broker.run(&["topic", "trim", "t", "--before", "2", "--yes"]).ended(0).err.contains("nothing to trim"));
     let shown = &broker.run(&["topic", "show", "t", "--output", "json"]).ended(0).json()[0];

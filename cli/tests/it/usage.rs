@@ -83,7 +83,10 @@ fn config_prints_values_with_their_sources_and_defaults_that_can_be_used() {
     command.env("SAWLOG_STORAGE__SYNC_THREADS", "3");
     let lines = run_with_input(command, b"").ended(0).json();
     let of = |key: &str| lines.iter().find(|line| line["key"] == key).unwrap();
-    assert_eq!((of("listen")["value"].as_str(), of("listen")["source"].as_str()), (Some("127.0.0.1:0"), Some("flag --port")));
+    assert_eq!(
+        (of("listen")["value"].as_str(), of("listen")["source"].as_str()),
+        (Some("127.0.0.1:0"), Some("flag --port"))
+    );
     assert_eq!(of("storage.sync_threads")["value"], 3);
     assert_eq!(of("storage.sync_threads")["source"], "environment SAWLOG_STORAGE__SYNC_THREADS");
     assert!(of("storage.data_dir")["source"].as_str().unwrap().contains("s.toml:"));

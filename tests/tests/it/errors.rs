@@ -31,8 +31,12 @@ pub(crate) async fn metrics(broker: &TestBroker) -> String {
 
 /// An HTTP/1 request by hand.
 pub(crate) async fn http_get(broker: &TestBroker, path: &str) -> String {
+    http_at(broker.url().strip_prefix("http://").unwrap(), path).await
+}
+
+/// The same, to an address.
+pub(crate) async fn http_at(address: &str, path: &str) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let address = broker.url().strip_prefix("http://").unwrap().to_owned();
     let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();

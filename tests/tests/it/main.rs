@@ -5,4 +5,5 @@ mod hostile;
 mod produce;
 mod read;
 mod readme;
+mod recovery;
 mod wire;

@@ -17,7 +17,11 @@ pub(crate) struct Wire {
 
 impl Wire {
     pub(crate) async fn new(broker: &TestBroker) -> Self {
-        let endpoint = Endpoint::from_shared(broker.url()).unwrap();
+        Self::at(&broker.url()).await
+    }
+
+    pub(crate) async fn at(url: &str) -> Self {
+        let endpoint = Endpoint::from_shared(url.to_owned()).unwrap();
         let channel = endpoint.connect().await.unwrap();
         Self {
             topics: TopicServiceClient::new(channel.clone()).max_decoding_message_size(8 << 20),
