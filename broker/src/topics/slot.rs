@@ -165,9 +165,14 @@ impl PartitionSlot {
         self.touched.load(Ordering::SeqCst) && !self.listed.swap(true, Ordering::SeqCst)
     }
 
-    /// A checkpoint comes now: bytes appended count anew.
-    pub fn forget_unchecked_bytes(&self) {
-        self.unchecked_bytes.store(0, Ordering::Relaxed);
+    /// Bytes that recovery had to scan or that were appended since the last call: a checkpoint comes now.
+    pub fn take_unchecked_bytes(&self) -> u64 {
+        self.unchecked_bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Takes note of bytes that recovery had to scan, so that the next checkpoint spares the next start them.
+    pub fn note_scanned(&self, bytes: u64) {
+        self.unchecked_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Puts it into the attention list.

@@ -659,3 +659,31 @@ fn f_1_a_fenced_partition_is_reopened_on_request_in_a_new_epoch() {
     let cut = world.topic("orders").partitions()[0].status().last_truncation;
     assert_eq!(cut.map(|cut| cut.offset), Some(offset(3)), "the cut is remembered");
 }
+
+#[test]
+fn s_4_a_checkpoint_spares_the_next_start_the_scan_and_its_loss_costs_nothing_else() {
+    let mut world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    fill(&world, "orders");
+    let scanned = |world: &World| world.engine().metrics().recovery_scanned_bytes.get();
+    let end = offset(60);
+    world.kill_and_start();
+    let without = scanned(&world);
+    assert!(without > 3 << 20, "{without}");
+    world.engine().run_checkpoint_now();
+    world.kill_and_start();
+    let with = scanned(&world);
+    assert!(with < without / 4, "{with} of {without}");
+    assert_eq!(world.topic("orders").partitions()[0].status().log_end, end);
+    world.engine().run_checkpoint_now();
+    let left = world.disk.kill();
+    drop(world.engine.take());
+    for slot in ["checkpoint.a", "checkpoint.b"] {
+        if left.files().contains(&slot.to_owned()) {
+            left.flip(slot, 20, 1);
+        }
+    }
+    world.start_on(left);
+    assert_eq!(world.topic("orders").partitions()[0].status().log_end, end);
+    assert_eq!(world.engine().topics().read_only(), None);
+}

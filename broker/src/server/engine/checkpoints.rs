@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::open::METADATA;
 use crate::log::data_dir::DataDir;
+use crate::log::{Checkpoint, CheckpointEntry, CheckpointFile};
 use crate::metrics::Metrics;
 use crate::model::Offset;
 use crate::partition::{PartitionLog, PartitionRef};
@@ -23,21 +24,26 @@ pub(super) struct Checkpoints {
 #[derive(Debug)]
 struct Inner {
     /// Gone once the directory was let go.
-    data_dir: Option<Arc<DataDir>>,
+    file: Option<CheckpointFile>,
     known: HashMap<PartitionRef, Offset>,
     written: bool,
 }
 
 impl Checkpoints {
-    /// What the newest good checkpoint of a directory says. Without one: nothing.
-    pub(super) fn read(data_dir: &DataDir) -> HashMap<PartitionRef, KnownEnds> {
-        let _ = data_dir;
-        HashMap::new()
+    /// The checkpoints of a directory, and what the newest good one says. Without one: nothing.
+    pub(super) fn open(data_dir: &DataDir) -> (CheckpointFile, HashMap<PartitionRef, KnownEnds>) {
+        let (file, newest) = CheckpointFile::load(Arc::clone(data_dir.storage()), data_dir.uuid());
+        let entries = newest.iter().flat_map(Checkpoint::entries);
+        let ends = entries.map(|entry| {
+            let reference = PartitionRef { topic: entry.topic, partition: entry.partition };
+            (reference, KnownEnds { proven_end: entry.proven_end, clean_end: None })
+        });
+        (file, ends.collect())
     }
 
-    pub(super) fn new(data_dir: Arc<DataDir>, ends: &HashMap<PartitionRef, KnownEnds>) -> Self {
+    pub(super) fn new(file: CheckpointFile, ends: &HashMap<PartitionRef, KnownEnds>) -> Self {
         let known = ends.iter().map(|(reference, ends)| (*reference, ends.proven_end)).collect();
-        Self { inner: Mutex::new(Inner { data_dir: Some(data_dir), known, written: false }) }
+        Self { inner: Mutex::new(Inner { file: Some(file), known, written: false }) }
     }
 
     /// Whether this run has written none yet: the clean marker is gone, and nothing else says what it said.
@@ -48,7 +54,9 @@ impl Checkpoints {
     /// Writes a checkpoint. Blocks.
     pub(super) fn write(&self, topics: &Topics, metrics: &Metrics) {
         let mut inner = self.inner.lock();
-        let Some(data_dir) = inner.data_dir.clone() else { return };
+        if inner.file.is_none() {
+            return;
+        }
         let mut known = HashMap::with_capacity(inner.known.len());
         let metadata_end = topics.metadata().change_blocking(|writer| Ok(writer.durable_end()));
         if let Ok(end) = metadata_end {
@@ -57,9 +65,11 @@ impl Checkpoints {
         for topic in topics.all() {
             for slot in topic.slots() {
                 let reference = slot.reference();
-                slot.forget_unchecked_bytes();
+                let unchecked = slot.take_unchecked_bytes() > 0;
                 let end = match slot.partition() {
-                    Some(partition) if partition.unchecked_bytes() > 0 => Some(partition.checkpoint().proven_end),
+                    Some(partition) if unchecked || partition.unchecked_bytes() > 0 => {
+                        Some(partition.checkpoint().proven_end)
+                    }
                     Some(partition) => Some(partition.status().durable_end),
                     // Not open yet, or not at all: what was known stays true.
                     None => inner.known.get(&reference).copied(),
@@ -69,7 +79,17 @@ impl Checkpoints {
                 }
             }
         }
-        let _ = data_dir;
+        let entries = known.iter().map(|(reference, end)| CheckpointEntry {
+            topic: reference.topic,
+            partition: reference.partition,
+            proven_end: *end,
+        });
+        let entries = entries.collect();
+        let Some(file) = &mut inner.file else { return };
+        if let Err(error) = file.save(entries) {
+            tracing::warn!(%error, "no checkpoint; the one before still holds, and the next start scans more");
+            return;
+        }
         inner.written = true;
         inner.known = known;
         metrics.checkpoints.inc();
@@ -77,6 +97,6 @@ impl Checkpoints {
 
     /// Lets go of the directory.
     pub(super) fn release(&self) {
-        self.inner.lock().data_dir = None;
+        self.inner.lock().file = None;
     }
 }

@@ -7,6 +7,7 @@
 //! | checkpoint | every 30 s, and when much is unchecked | what is known to be synced (rule S4) |
 //! | retention | every 30 s | log starts, then files (rules RE-1, D9, F6); roll by age of quiet partitions |
 //! | disk | every second | rule F3 |
+//! | insecure | every hour | says that the door is open, if it is |
 //! | scrub | every minute | a part of all sealed segments (rule C5) |
 
 use std::sync::Arc;
@@ -51,6 +52,7 @@ pub(super) fn start(
         cancel: inside.cancel.clone(),
     };
     let runtime = &inside.runtime;
+    let insecure = config.insecure && !config.listen.ip().is_loopback();
     let mut jobs = vec![
         ("disk", runtime.spawn(job.clone().disk(Arc::clone(inside)))),
         ("looks", runtime.spawn(job.clone().looks(Arc::clone(&inside.attention)))),
@@ -58,7 +60,21 @@ pub(super) fn start(
         ("retention", runtime.spawn(job.clone().retention())),
         ("scrub", runtime.spawn(job.scrub())),
     ];
+    if insecure {
+        jobs.push(("insecure", runtime.spawn(warn_hourly(inside.cancel.clone()))));
+    }
     inside.threads.lock().jobs.append(&mut jobs);
+}
+
+/// An open door is told again and again (rule S6).
+async fn warn_hourly(cancel: CancellationToken) {
+    let mut timer = interval(Duration::from_secs(3_600));
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            _ = timer.tick() => tracing::warn!("insecure: everyone who reaches the port can read and write"),
+        }
+    }
 }
 
 /// What jobs share.

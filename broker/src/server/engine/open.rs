@@ -18,7 +18,7 @@ use crate::config::BrokerConfig;
 use crate::limits;
 use crate::log::data_dir::{DataDir, DataDirOptions};
 use crate::log::storage::{Disk, Storage};
-use crate::log::{LogEnvironment, LogIdentity, LogSettings};
+use crate::log::{CheckpointFile, LogEnvironment, LogIdentity, LogSettings};
 use crate::metrics::{Metrics, PartitionSource};
 use crate::model::{PartitionId, TopicId, TopicUuid};
 use crate::partition::journal::JournalSpec;
@@ -59,16 +59,14 @@ impl Engine {
         }
         let data_dir = Arc::new(data_dir);
         let mut opening = Opening { config, clock: environment.clock, data_dir, log: None };
-        let ends = opening.known_ends();
+        let (checkpoints, ends) = opening.known_ends();
         let metadata = opening.open_metadata(&ends).map_err(|error| refuse(error.to_string()))?;
         opening.make_topics_dir().map_err(|error| refuse(format!("{TOPICS_DIR}: {error}")))?;
         let (metadata, metrics) = metadata;
-        opening.assemble(metadata, metrics, ends)
+        opening.assemble(metadata, metrics, Checkpoints::new(checkpoints, &ends), ends)
     }
 }
 
-/// A log file of at most so many bytes holds its header and no frame.
-const EMPTY_LOG_BYTES: u64 = 128;
 /// After the stop, calls that still block are waited for so long.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
@@ -82,15 +80,15 @@ struct Opening {
 
 impl Opening {
     /// What checkpoint and clean marker say of each log.
-    fn known_ends(&self) -> HashMap<PartitionRef, KnownEnds> {
-        let mut ends = Checkpoints::read(&self.data_dir);
+    fn known_ends(&self) -> (CheckpointFile, HashMap<PartitionRef, KnownEnds>) {
+        let (file, mut ends) = Checkpoints::open(&self.data_dir);
         for end in self.data_dir.clean_marker().iter().flat_map(|marker| &marker.ends) {
             let reference = PartitionRef { topic: end.topic, partition: end.partition };
             let known = ends.entry(reference).or_default();
             known.proven_end = known.proven_end.max(end.end);
             known.clean_end = Some(end.end);
         }
-        ends
+        (file, ends)
     }
 
     /// The environment of all logs, with the directory and identity of the metadata log.
@@ -161,6 +159,7 @@ impl Opening {
         mut self,
         opened: OpenedMetadata,
         metrics: Arc<Metrics>,
+        checkpoints: Checkpoints,
         ends: HashMap<PartitionRef, KnownEnds>,
     ) -> Result<Arc<Engine>, StartError> {
         let log = self.log_environment();
@@ -191,7 +190,7 @@ impl Opening {
         }
         let inside = Arc::new(Inside {
             disk: Mutex::new(Some(self.disk_watch(&topics, &metrics))),
-            checkpoints: Checkpoints::new(Arc::clone(&self.data_dir), &ends),
+            checkpoints,
             data_dir: Mutex::new(Some(Arc::clone(&self.data_dir))),
             pools,
             attention,
@@ -252,7 +251,7 @@ fn has_no_frames(storage: &dyn Storage, topic: TopicId) -> bool {
         for entry in storage.list(dir)? {
             if entry.name.ends_with(".log") {
                 let file = storage.open(&dir.join(&entry.name), crate::log::storage::OpenMode::Read)?;
-                if file.len()? > EMPTY_LOG_BYTES {
+                if file.len()? > crate::log::format::SEGMENT_HEADER_BYTES as u64 {
                     return Ok(false);
                 }
             }

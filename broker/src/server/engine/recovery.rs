@@ -114,6 +114,7 @@ impl Recovery<'_> {
                 "a partition was recovered with losses"
             );
         }
+        slot.note_scanned(report.scanned_bytes);
         slot.fill(opened);
         Ok(())
     }
