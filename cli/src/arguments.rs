@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, completions, config, consume, dev, health, produce, serve, topic, version};
+use crate::commands::{bench, completions, config, consume, dev, health, produce, segment, serve, topic, version};
 use crate::demo;
 use crate::failure::Outcome;
 use crate::logging::{self, LogFormat};
@@ -63,6 +63,7 @@ enum Command {
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
+    Segment(segment::Segment),
     Bench(bench::Bench),
     Config(config::Config),
     Health(health::Health),
@@ -83,6 +84,7 @@ impl Arguments {
             Command::Topic(topic) => topic.run(&common),
             Command::Produce(produce) => produce.run(&common),
             Command::Consume(consume) => consume.run(&common),
+            Command::Segment(segment) => segment.run(&common),
             Command::Bench(bench) => bench.run(&common),
             Command::Config(config) => config.run(&common),
             Command::Health(health) => health.run(&common),

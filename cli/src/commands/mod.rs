@@ -7,6 +7,7 @@ pub(crate) mod consume;
 pub(crate) mod dev;
 pub(crate) mod health;
 pub(crate) mod produce;
+pub(crate) mod segment;
 pub(crate) mod serve;
 pub(crate) mod topic;
 pub(crate) mod version;

@@ -23,7 +23,7 @@ use crate::client::{self, failed};
 use crate::commands::topic::AckChoice;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::input::{self, CsvValue, InputForm, InputRecord, Records};
-use crate::output;
+use crate::output::{self, DataStream};
 
 /// Append records to a topic: a line is a record, or a JSON object, or a row of CSV.
 #[derive(Debug, Args)]
@@ -122,6 +122,7 @@ struct Sending<'a> {
     acknowledged: u64,
     bad: u64,
     progress: ProgressBar,
+    out: DataStream,
 }
 
 #[derive(Serialize)]
@@ -149,6 +150,7 @@ impl Produce {
                 acknowledged: 0,
                 bad: 0,
                 progress: self.progress(),
+                out: DataStream::new(),
             };
             let sent = sending.all_files(&read).await;
             let finished = sending.finish().await;
@@ -263,7 +265,7 @@ impl Sending<'_> {
             let (_, place) = self.waiting.pop_front().expect("it was at the front");
             self.answered(position, &place)?;
         }
-        Ok(())
+        if self.waiting.is_empty() { self.out.flush() } else { Ok(()) }
     }
 
     fn answered(
@@ -275,12 +277,14 @@ impl Sending<'_> {
             Ok(position) => {
                 self.acknowledged += 1;
                 if self.common.json() {
-                    output::json_line(&Acknowledged {
+                    let line = output::to_json(&Acknowledged {
                         partition: position.partition,
                         offset: position.offset,
                         epoch: position.epoch,
                         append_time_ms: position.append_time_ms,
-                    })?;
+                    });
+                    self.out.write(line.as_bytes())?;
+                    self.out.write(b"\n")?;
                 }
                 Ok(())
             }
@@ -312,6 +316,7 @@ impl Sending<'_> {
         while let Some((receipt, place)) = self.waiting.pop_front() {
             self.answered(receipt.await, &place)?;
         }
+        self.out.flush()?;
         self.producer.take_lost().first().map_or(Ok(()), |lost| {
             let what = format!(
                 "the broker lost {} records of partition {} that it had at `written`",
