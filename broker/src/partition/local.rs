@@ -304,7 +304,7 @@ impl Partition {
     /// for others all the same.
     pub fn retention_start(&self, wall_ms: i64, hold: Option<Offset>) -> Option<Offset> {
         let settings = *self.settings.lock();
-        let first = retention::first_kept(&self.facts.segments(), &settings, wall_ms, hold)?;
+        let first = retention::first_kept(&self.facts.segments(), self.facts.size_bytes(), &settings, wall_ms, hold)?;
         (first > self.reader.bounds().start).then_some(first)
     }
 
@@ -553,3 +553,7 @@ impl PartitionLog for Partition {
         self.facts.damaged_at(offset)
     }
 }
+
+#[cfg(test)]
+#[path = "local_tests.rs"]
+mod tests;

@@ -21,8 +21,9 @@ impl Partition {
         }
         let range = ReadRange { from, until, max_bytes };
         let run = match self.reader.read(range, ReadMode::CachedOnly) {
-            // A bad frame counts only after it was read from the device (rule C5), which may block.
-            Err(ReadError::WouldBlock | ReadError::Corrupt(_)) => self.read_cold(range).await?,
+            // A bad frame counts only after it was read from the device (rule C5), which may block, and a device that
+            // fails may do so after a long while.
+            Err(ReadError::WouldBlock | ReadError::Corrupt(_) | ReadError::Io { .. }) => self.read_cold(range).await?,
             run => run?,
         };
         let (mut records, mut bytes) = (0, 0);

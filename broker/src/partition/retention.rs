@@ -5,14 +5,15 @@ use crate::log::local_log::SegmentInfo;
 
 /// The first offset to keep. Whole sealed segments go, the oldest first: those whose last record is older than the
 /// limit of age, and as many as bring the partition's bytes down to the limit of size without going below it.
-/// `hold`: nothing from here on goes.
+/// `total_bytes`: of all segments now. `hold`: nothing from here on goes.
 pub(super) fn first_kept(
     segments: &[SegmentInfo],
+    total_bytes: u64,
     settings: &PartitionSettings,
     wall_ms: i64,
     hold: Option<Offset>,
 ) -> Option<Offset> {
-    let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut bytes = total_bytes;
     let mut first = None;
     for segment in segments.iter().filter(|segment| !segment.active) {
         let age = u64::try_from(wall_ms.saturating_sub(segment.last_append_time_ms)).unwrap_or(0);
@@ -22,7 +23,7 @@ pub(super) fn first_kept(
         if held || !(old || much) {
             break;
         }
-        bytes -= segment.bytes;
+        bytes = bytes.saturating_sub(segment.bytes);
         first = Some(segment.end);
     }
     first
@@ -54,7 +55,7 @@ mod tests {
             retention_bytes,
             ..PartitionSettings::default()
         };
-        first_kept(&four(), &settings, now, hold.and_then(Offset::new)).map(Offset::get)
+        first_kept(&four(), 400, &settings, now, hold.and_then(Offset::new)).map(Offset::get)
     }
 
     #[test]
