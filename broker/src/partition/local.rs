@@ -1,5 +1,5 @@
-//! The local engine of one partition: group append over [`LocalLog`], syncs, readers, and what the layer above asks
-//! for: settings, retention, checkpoints, reopening, closing.
+//! The local engine of one partition: group append over [`crate::log::LocalLog`], syncs, readers, and what the layer
+//! above asks for: settings, retention, checkpoints, reopening, closing.
 //!
 //! It owns the partition's leader and its facts. It must not know topics, names or requests.
 
@@ -7,21 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Monotonic;
-use crate::log::{LocalLog, LogReader, LogSettings, OpenError, RecoveryHint, RecoveryReport};
+use crate::log::{LogReader, LogSettings, OpenError, RecoveryReport};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
 
 use super::append::{Call, CallBody, Core, Executor, Group, Parts};
 use super::commit::{Completion, Ticket, ticket};
-use super::environment::{Birth, LedgerError, PartitionEnvironment, PartitionRef, PartitionSettings, PartitionSpec};
+use super::environment::{LedgerError, PartitionEnvironment, PartitionRef, PartitionSettings, PartitionSpec};
 use super::facts::{Facts, Fence};
 use super::meter::Meter;
+use super::open::{open_log, reopen};
 use super::pool::Pools;
 use super::scrub::ScrubCursor;
 use super::store::{LogStore, rebuild};
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::{
     AppendAck, AppendFailure, BoxFuture, CheckedBatch, FrameRun, PartitionLog, PartitionReadError, PartitionStatus,
-    Permit, Truncation, retention,
+    Permit, retention,
 };
 
 /// How often idle producers are looked for.
@@ -81,16 +82,6 @@ impl Executor for Pools {
     fn run(&self, job: Box<dyn FnOnce() + Send>) {
         self.sync.submit(job);
     }
-}
-
-/// A log that was made or opened, and under which epoch it goes on.
-struct Opened {
-    log: LocalLog,
-    report: RecoveryReport,
-    epoch: PartitionEpoch,
-    last_truncation: Option<Truncation>,
-    quarantined: Vec<OffsetRange>,
-    clean: bool,
 }
 
 impl Partition {
@@ -407,87 +398,8 @@ impl Partition {
     }
 }
 
-fn fenced(core: &Core<LogStore>, cause: String) -> AppendFailure {
+pub(super) fn fenced(core: &Core<LogStore>, cause: String) -> AppendFailure {
     AppendFailure::Fenced { durable_end: core.log.log.durable_end(), cause, outcome_unknown: false }
-}
-
-fn open_log(
-    spec: &PartitionSpec,
-    name: PartitionRef,
-    environment: &PartitionEnvironment,
-) -> Result<Opened, PartitionOpenError> {
-    let (mut hint, mut last_truncation) = match &spec.birth {
-        Birth::New { epoch } => {
-            let log = LocalLog::create(spec.log.clone(), *epoch)?;
-            let report = RecoveryReport { end: log.end(), ..RecoveryReport::default() };
-            let (last_truncation, quarantined) = (None, Vec::new());
-            return Ok(Opened { log, report, epoch: *epoch, last_truncation, quarantined, clean: true });
-        }
-        Birth::Existing { hint, last_truncation } => (RecoveryHint::clone(hint), *last_truncation),
-    };
-    let clean = hint.clean_end.is_some();
-    let mut epoch = hint.next_epoch;
-    if !clean {
-        // Before anything is written: a lost unsynced tail may leave no trace (rule D3).
-        epoch = environment.ledger.new_epoch(name)?;
-        hint.next_epoch = epoch;
-    }
-    let (log, report) = LocalLog::open(spec.log.clone(), &hint)?;
-    if clean && (report.dropped_bytes > 0 || !report.quarantined.is_empty()) {
-        // The marker was wrong after all.
-        epoch = environment.ledger.new_epoch(name)?;
-    }
-    if let Some(last) = report.last_epoch {
-        epoch = epoch.max(last);
-    }
-    let mut quarantined = hint.quarantined;
-    if !report.quarantined.is_empty() {
-        environment.ledger.record_quarantine(name, &report.quarantined)?;
-        quarantined.extend_from_slice(&report.quarantined);
-    }
-    if report.dropped_bytes > 0 {
-        let time_ms = environment.clock.wall_ms();
-        let truncation = Truncation { offset: report.end, epoch, bytes: report.dropped_bytes, time_ms };
-        environment.ledger.record_truncation(name, truncation)?;
-        last_truncation = Some(truncation);
-    }
-    Ok(Opened { log, report, epoch, last_truncation, quarantined, clean })
-}
-
-fn reopen(
-    core: &mut Core<LogStore>,
-    group: &Arc<Group<LogStore>>,
-    facts: &Facts,
-    epoch: PartitionEpoch,
-    ttl: Duration,
-) -> Result<(), AppendFailure> {
-    if core.fenced.is_none() {
-        return Ok(());
-    }
-    if epoch <= core.epoch {
-        return Err(fenced(core, format!("epoch {epoch} is not above {}: it takes a new one to reopen", core.epoch)));
-    }
-    // The log has forgotten what it cut; what was published last before the fence has not changed since.
-    let bytes = facts.unsynced_bytes();
-    core.log.log.reopen(epoch).map_err(|error| fenced(core, error.to_string()))?;
-    let place = &core.log.environment;
-    let now = (group.clock.monotonic(), group.clock.wall_ms());
-    match rebuild(&core.log.log, &*place.storage, &place.dir, ttl, now) {
-        Ok((producers, _)) => core.producers = producers,
-        Err(error) => {
-            // Without the producers' state an append could be a double: stay closed.
-            let cause = format!("producer state cannot be rebuilt: {error}");
-            core.log.log.fence(&cause);
-            return Err(fenced(core, cause));
-        }
-    }
-    core.epoch = epoch;
-    core.unfence(group);
-    facts.set_epoch(epoch);
-    facts.set_fence(None);
-    facts.set_truncation(Truncation { offset: core.log.log.end(), epoch, bytes, time_ms: now.1 });
-    core.log.publish();
-    Ok(())
 }
 
 impl PartitionLog for Partition {

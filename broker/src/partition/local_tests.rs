@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use sawlog_proto::batch::{BatchBuilder, BatchHeader, Codec, ProducerStamp, records};
 
+use super::super::Truncation;
+use super::super::environment::Birth;
 use super::*;
 use crate::clock::{Clock, ManualClock};
 use crate::log::sabotage::Sabotage;
 use crate::log::storage::SimDisk;
 use crate::log::storage::sim_disk::{Effect, Fault, OpKind};
-use crate::log::{LogEnvironment, LogIdentity, ReadError};
+use crate::log::{LogEnvironment, LogIdentity, ReadError, RecoveryHint};
 use crate::metrics::{Metrics, PartitionMetrics};
 use crate::model::{PartitionId, TopicId, TopicUuid};
 use crate::partition::{DiskGate, PartitionLedger, PartitionState, RequestStamp};
@@ -146,14 +148,13 @@ impl World {
         while next < self.partition.high_watermark() {
             let run = block_on(self.partition.read(next, 500)).expect("nothing is damaged");
             for frame in &run.frames {
-                let mut base = frame.base_offset.get();
+                let base = frame.base_offset.get();
                 assert_eq!(frame.batch[..8], base.to_be_bytes(), "the base offset is stamped (1b)");
                 assert_eq!(frame.batch[12..16], frame.epoch.get().to_be_bytes(), "the epoch is stamped (1b)");
                 let records = records(&frame.batch, &Default::default()).expect("a good batch");
-                for record in records.views() {
+                for (at, record) in (base..).zip(records.views()) {
                     let value = record.expect("a good record").value.expect("it has a value");
-                    found.push((base, u64::from_be_bytes(value[..8].try_into().expect("eight bytes"))));
-                    base += 1;
+                    found.push((at, u64::from_be_bytes(value[..8].try_into().expect("eight bytes"))));
                 }
             }
             next = run.next;

@@ -1,6 +1,6 @@
 //! Partitions: the seam [`PartitionLog`] that everything above talks to, and the local engine behind it.
 //!
-//! `local.rs` joins one [`crate::log::LocalLog`] with group append (`append.rs`), the sync job (`commit.rs`), the
+//! `local.rs` joins one [`crate::log::LocalLog`] with group append (`append.rs`, `leader.rs`), the sync job (`commit.rs`), the
 //! watermark (`watermark.rs`), producer state (`producers.rs`) and readers (`reader.rs`). `admit.rs` checks what
 //! comes in before it gets here, `budget.rs` bounds how much of it is in flight.
 //!
@@ -28,8 +28,10 @@ mod environment;
 mod extension;
 mod facts;
 pub mod journal;
+mod leader;
 mod local;
 mod meter;
+mod open;
 pub mod pool;
 mod producer_snapshot;
 mod producers;

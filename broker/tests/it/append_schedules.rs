@@ -67,7 +67,7 @@ impl Threads {
     fn join(&self) {
         loop {
             let Some(thread) = self.0.lock().pop() else { return };
-            thread.join().unwrap();
+            thread.join().expect("the job did not panic");
         }
     }
 }
@@ -138,7 +138,7 @@ fn batch() -> CheckedBatch {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(1, None, Some(b"0123456789"), std::iter::empty());
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).unwrap(), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None }
 }
 
 /// Polls a future so many times at most; `None` if it is dropped then.
@@ -209,7 +209,7 @@ fn produce_in_threads(world: &Arc<World>, producers: u32, level: AckLevel) -> Ve
             thread::spawn(move || produce(&world, 3, level))
         })
         .collect();
-    threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    threads.into_iter().flat_map(|thread| thread.join().expect("the producer did not panic")).collect()
 }
 
 #[test]

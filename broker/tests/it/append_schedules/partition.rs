@@ -17,6 +17,8 @@ pub(crate) mod commit;
 mod extension;
 #[path = "../../../src/partition/fake_log.rs"]
 pub(crate) mod fake_log;
+#[path = "../../../src/partition/leader.rs"]
+mod leader;
 #[path = "../../../src/partition/producers.rs"]
 pub(crate) mod producers;
 #[path = "../../../src/partition/pulse.rs"]
