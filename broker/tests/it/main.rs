@@ -7,5 +7,8 @@ mod data_dir;
 mod log_crash;
 mod log_faults;
 mod log_flips;
+mod log_golden;
+mod log_model;
 mod log_sabotage;
 mod log_world;
+mod topics;

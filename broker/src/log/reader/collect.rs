@@ -174,7 +174,7 @@ fn collect_frames(chunk: &Bytes, at: IndexEntry, range: &ReadRange, context: &Fr
             Ok(header) => return Collected::Bad(here, out_of_order(expected, &header)),
             // A buffer that is empty at its own beginning is at the end of what may be read: nothing is there.
             Err(FrameFault::Short { .. }) if offset_in_chunk > 0 => {
-                return Collected::More(here, (range.max_bytes.min(limits::FRAME_BYTES)).max(LOOKUP_SLACK_BYTES));
+                return Collected::More(here, range.max_bytes.clamp(LOOKUP_SLACK_BYTES, limits::FRAME_BYTES));
             }
             Err(fault) => return Collected::Bad(here, fault),
         };
