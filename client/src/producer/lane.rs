@@ -255,9 +255,17 @@ impl Lane {
         // What waits stands behind what is on the stream: a lane is blocked until all of it is answered.
         let flying = &mut self.batches[self.on_stream];
         assert!(flying.on_stream.is_none(), "batches go on the stream in their order");
-        let sequence = flying.base_sequence.unwrap_or(self.next_sequence);
+        // A batch that is sent again keeps its number, and the next new one stays behind all that were given: those
+        // behind it may be written although it is not answered yet.
+        let sequence = match flying.base_sequence {
+            Some(sequence) => sequence,
+            None => {
+                let sequence = self.next_sequence;
+                self.next_sequence = advance(sequence, flying.records);
+                sequence
+            }
+        };
         flying.base_sequence = Some(sequence);
-        self.next_sequence = advance(sequence, flying.records);
         flying.on_stream = Some(request_id);
         self.on_stream += 1;
         self.hold_until = None;
@@ -281,7 +289,11 @@ impl Lane {
     /// A batch is written.
     pub(crate) fn acked(&mut self, flying: &Flying, place: &BatchPlace) {
         let base_sequence = flying.base_sequence.expect("what was answered had been sent");
-        self.acked_end = advance(base_sequence, flying.records);
+        let end = advance(base_sequence, flying.records);
+        // An answer to what was sent again may come after that to a later batch.
+        if distance(self.acked_end, end) < SEQUENCE_MASK / 2 {
+            self.acked_end = end;
+        }
         if place.ack == AckLevel::Written {
             if self.remembered.len() == MAX_IN_FLIGHT {
                 self.remembered.pop_front();

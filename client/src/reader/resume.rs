@@ -192,8 +192,8 @@ impl Progress {
         }
     }
 
-    /// The broker says that a start is not in the log any more. After the read has begun, what retention or a trim
-    /// removed meanwhile is a gap like any other; true if the read can go on behind it.
+    /// The broker says that a start is not in the log any more. What retention or a trim removed after the read had
+    /// begun is a gap like any other; true if the read can go on behind it.
     pub(crate) fn out_of_range(&mut self, error: &Error, events: &mut Vec<BatchEvent>) -> bool {
         if error.reason() != Some(ErrorReason::OffsetOutOfRange) {
             return false;
@@ -203,15 +203,26 @@ impl Progress {
         else {
             return false;
         };
-        let found = self.lanes.iter().position(|lane| lane.partition == partition && lane.begun && !lane.done);
-        match found {
-            Some(at) if self.lanes[at].next < earliest => {
-                // The record before the new start is gone, and its epoch with it.
-                self.gap(at, earliest, GapReason::Retention, events);
-                true
-            }
-            _ => false,
+        let Some(at) = self.lanes.iter().position(|lane| lane.partition == partition && !lane.done) else {
+            return false;
+        };
+        let lane = &mut self.lanes[at];
+        if lane.next >= earliest {
+            return false;
         }
+        if lane.begun {
+            // The record before the new start is gone, and its epoch with it.
+            self.gap(at, earliest, GapReason::Retention, events);
+            return true;
+        }
+        // A start that was looked up has risen since; it was to be what the log still has. One that the caller named
+        // is refused.
+        let looked_up = !matches!(self.settings.from, ReaderFrom::Offset(_) | ReaderFrom::Starts(_));
+        if looked_up {
+            lane.next = earliest;
+            self.end_if_reached(at, events);
+        }
+        looked_up
     }
 
     fn lane(&self, partition: u32) -> Result<usize, Error> {

@@ -81,7 +81,7 @@ impl Fake {
     fn cuts(&self) -> bool {
         let mut answers = self.answers.lock();
         *answers += 1;
-        self.cut_every > 0 && *answers % self.cut_every == 0
+        self.cut_every > 0 && answers.is_multiple_of(self.cut_every)
     }
 }
 

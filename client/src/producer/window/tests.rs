@@ -339,7 +339,11 @@ struct Model {
 }
 
 impl Model {
-    fn produce(&mut self, bytes: &Bytes, refuse: bool) -> Result<BatchPlace, BatchFailure> {
+    fn produce(&mut self, bytes: &Bytes, recovering: bool, refuse: bool) -> Result<BatchPlace, BatchFailure> {
+        if recovering {
+            // Said before anything is looked at, also to what was written long ago.
+            return Err(failure(ErrorReason::Recovering, &[("outcome", "not_written")], Some(0)));
+        }
         let (stamp, limits) = (stamp(bytes), BatchLimits::DEFAULT);
         let values: Vec<String> = batch::records(bytes, &limits)
             .unwrap()
@@ -377,16 +381,27 @@ fn pr_7_whatever_is_cut_or_refused_each_record_is_written_once_and_in_order() {
             state ^= state << 17;
             state % of
         };
-        let (mut window, completions) = window_with(40);
+        let (mut window, mut completions) = window_with(10);
         let mut model = Model::default();
         let mut rounds = 0;
-        while !window.is_empty() {
+        while !window.is_empty() || completions.len() < 40 {
             rounds += 1;
+            for id in completions.len()..(completions.len() + chance(8) as usize).min(40) {
+                let filled = filled(id as u64, 0, &[&format!("{id}a"), &format!("{id}b")]);
+                completions.push(std::sync::Arc::clone(&filled.completion));
+                window.admit(filled, far());
+            }
             assert!(rounds < 10_000, "seed {seed} does not come to an end");
             let sent = send_all(&mut window);
             // The broker takes a part of what was sent; of the answers a part arrives.
             let taken = if chance(3) == 0 { chance(sent.len() as u64 + 1) as usize } else { sent.len() };
-            let answers: Vec<_> = sent[..taken].iter().map(|out| model.produce(&out.batch, chance(6) == 0)).collect();
+            let mut recovering = if chance(3) == 0 { chance(4) } else { 0 };
+            let mut take = |out: &Outgoing| {
+                let early = recovering > 0;
+                recovering = recovering.saturating_sub(1);
+                model.produce(&out.batch, early, chance(6) == 0)
+            };
+            let answers: Vec<_> = sent[..taken].iter().map(&mut take).collect();
             let heard = if taken < sent.len() || chance(4) == 0 { chance(taken as u64 + 1) as usize } else { taken };
             for (out, outcome) in sent.iter().zip(answers).take(heard) {
                 answer(&mut window, out, outcome);

@@ -181,6 +181,18 @@ fn re_4_what_retention_removed_during_a_cut_is_a_gap_but_a_start_that_was_never_
 }
 
 #[test]
+fn a_read_from_the_earliest_record_begins_at_the_new_log_start_if_that_rose_meanwhile() {
+    let out_of_range =
+        Error::refused(ErrorReason::OffsetOutOfRange, "gone").with_fact("partition", "0").with_fact("earliest", "9");
+    let mut events = Vec::new();
+    let settings = settings(ReaderFrom::Earliest, Some(ReaderTo::Count(99)));
+    let mut progress = Progress::new(settings, "id".into(), &[start(0, 2)], None, &mut events);
+    assert!(progress.out_of_range(&out_of_range, &mut events));
+    assert!(events.is_empty());
+    assert_eq!(progress.positions(), [start(0, 9)]);
+}
+
+#[test]
 fn fc_4_caught_up_and_fell_behind_are_told_on_each_change_only() {
     use v1::read_response::Frame;
     let mut events = Vec::new();
