@@ -490,3 +490,6 @@ impl MetadataLog {
         thread.join().ok().and(end)
     }
 }
+
+#[cfg(test)]
+mod tests;
