@@ -30,6 +30,8 @@ use crate::partition::{InFlight, Pools};
 use crate::topics::Topics;
 use crate::topics::slot::Attention;
 
+pub use open::repair_metadata;
+
 /// What the broker can do at present; health answers by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineState {

@@ -39,6 +39,13 @@ impl Shared {
                 let topic = own.find(&name)?;
                 writer.commit(vec![MetadataRecord::TopicDeleted { topic: topic.id.0 }])?;
                 own.map.write().remove(&name);
+                // Whoever still holds the topic gets no acknowledgement from here on.
+                for slot in topic.slots() {
+                    slot.fail("the topic was deleted");
+                    if let Some(partition) = slot.partition() {
+                        partition.begin_shutdown();
+                    }
+                }
                 tracing::info!(topic = name, id = topic.id.0, "topic deleted");
                 Ok(topic)
             })
@@ -52,7 +59,6 @@ impl Shared {
     /// Ends the partitions of a deleted topic, then removes its files.
     async fn bury(self: Arc<Self>, topic: Arc<Topic>) {
         for slot in topic.slots() {
-            slot.fail("the topic was deleted");
             if let Some(partition) = slot.partition() {
                 // Readers and appends that wait are answered; what the files say does not matter any more.
                 let _ = partition.discard().await;

@@ -11,7 +11,7 @@ use sawlog_broker::log::storage::SimDisk;
 use sawlog_broker::log::storage::sim_disk::{Effect, Fault, OpKind};
 use sawlog_broker::model::{AckLevel, Offset, PartitionId, TopicName};
 use sawlog_broker::partition::{AppendAck, AppendFailure, CheckedBatch, PartitionState, Permit};
-use sawlog_broker::server::engine::Engine;
+use sawlog_broker::server::engine::{Engine, repair_metadata};
 use sawlog_broker::server::{BrokerEnvironment, StartError};
 use sawlog_broker::topics::{NewTopic, Topic, TopicConfig, TopicError, TopicNotes, TopicUpdate, Validation};
 use sawlog_proto::batch::{BatchBuilder, BatchHeader, Codec};
@@ -416,6 +416,7 @@ fn g_6_a_damaged_metadata_log_starts_read_only_and_names_the_repair() {
     world.append("orders", 4).expect("the disk is well");
     world.create("second", config(1)).expect("the disk is well");
     world.create("third", config(1)).expect("the disk is well");
+    world.append("third", 1).expect("the disk is well");
     let left = world.disk.kill();
     drop(world.engine.take());
     // No snapshot holds the creations yet, unless the machine was very slow; then there is nothing to damage.
@@ -439,6 +440,18 @@ fn g_6_a_damaged_metadata_log_starts_read_only_and_names_the_repair() {
     assert!(matches!(world.append("orders", 1), Err(AppendFailure::BrokerReadOnly { .. })));
     let files = world.disk.files();
     assert!(files.iter().any(|path| path.starts_with("topics/2/")), "nothing is removed: {files:?}");
+    drop(topic);
+    let left = world.disk.kill();
+    drop(world.engine.take());
+    let clock: Arc<dyn Clock> = Arc::clone(&world.clock) as _;
+    let repair = repair_metadata(broker_config(), BrokerEnvironment { clock, storage: Some(left.storage()) });
+    assert!(repair.expect("the disk is well").dropped[0].contains("third"));
+    world.start_on(left);
+    world.append("orders", 1).expect("the broker writes again");
+    let files = world.disk.files();
+    assert!(files.iter().any(|path| path.starts_with("topics/3/")), "records of lost topics stay: {files:?}");
+    let (fresh, _) = world.create("third", config(1)).expect("the disk is well");
+    assert!(fresh.id.0 > 3, "a number whose files are still there is not given again");
 }
 
 #[test]

@@ -26,7 +26,9 @@ use crate::partition::{DiskGate, InFlight, PartitionRef, Pools};
 use crate::server::{BrokerEnvironment, StartError};
 use crate::topics::factory::{KnownEnds, PartitionFactory, TOPICS_DIR, random_u64, topic_dir};
 use crate::topics::metadata::state::MetadataState;
-use crate::topics::metadata::{MetadataLedger, MetadataOpenError, MetadataSpec, OpenedMetadata, ReleaseReserve};
+use crate::topics::metadata::{
+    MetadataLedger, MetadataOpenError, MetadataRepair, MetadataSpec, OpenedMetadata, ReleaseReserve,
+};
 use crate::topics::slot::Attention;
 use crate::topics::{Producers, Topics};
 
@@ -45,20 +47,9 @@ impl Engine {
     /// See [`StartError`]; nothing has been changed then that a later start would miss.
     pub fn open(config: BrokerConfig, environment: BrokerEnvironment) -> Result<Arc<Self>, StartError> {
         config.check().map_err(|error| StartError::Config { option: error.option, what: error.what })?;
-        let shown = config.storage.data_dir.display().to_string();
-        let refuse = |what: String| StartError::DataDir { path: shown.clone(), what };
-        let storage: Arc<dyn Storage> = match environment.storage {
-            Some(storage) => storage,
-            None => Arc::new(Disk::create(&config.storage.data_dir).map_err(|error| refuse(error.to_string()))?),
-        };
-        let options =
-            DataDirOptions { new_uuid: uuid::Uuid::new_v4().into_bytes(), reserve_bytes: config.storage.reserve_bytes };
-        let data_dir = DataDir::open(Arc::clone(&storage), options).map_err(|error| refuse(error.to_string()))?;
-        for warning in data_dir.warnings() {
-            tracing::warn!(warning, "data directory");
-        }
-        let data_dir = Arc::new(data_dir);
-        let mut opening = Opening { config, clock: environment.clock, data_dir, log: None };
+        let path = config.storage.data_dir.display().to_string();
+        let refuse = |what: String| StartError::DataDir { path: path.clone(), what };
+        let mut opening = Opening::begin(config, environment)?;
         let (checkpoints, ends) = opening.known_ends();
         let metadata = opening.open_metadata(&ends).map_err(|error| refuse(error.to_string()))?;
         opening.make_topics_dir().map_err(|error| refuse(format!("{TOPICS_DIR}: {error}")))?;
@@ -70,6 +61,20 @@ impl Engine {
 /// After the stop, calls that still block are waited for so long.
 const BLOCKING_GRACE: Duration = Duration::from_secs(1);
 
+/// Takes the metadata log of a stopped broker back to its last good state (rule G6): for `sawlog segment repair`.
+/// Blocks.
+///
+/// # Errors
+/// [`StartError::DataDir`]: the directory is in use or not ours, or could not be written.
+pub fn repair_metadata(config: BrokerConfig, environment: BrokerEnvironment) -> Result<MetadataRepair, StartError> {
+    let path = config.storage.data_dir.display().to_string();
+    let mut opening = Opening::begin(config, environment)?;
+    let (_, ends) = opening.known_ends();
+    let repaired = opening.open_metadata(&ends).map_err(|error| error.to_string());
+    let repaired = repaired.and_then(|(opened, _)| opened.repair().map_err(|error| error.to_string()));
+    repaired.map_err(|what| StartError::DataDir { path, what })
+}
+
 /// What is there before the engine is.
 struct Opening {
     config: BrokerConfig,
@@ -79,6 +84,23 @@ struct Opening {
 }
 
 impl Opening {
+    /// Locks the directory and takes its clean marker out.
+    fn begin(config: BrokerConfig, environment: BrokerEnvironment) -> Result<Self, StartError> {
+        let path = config.storage.data_dir.display().to_string();
+        let refuse = |what: String| StartError::DataDir { path: path.clone(), what };
+        let storage: Arc<dyn Storage> = match environment.storage {
+            Some(storage) => storage,
+            None => Arc::new(Disk::create(&config.storage.data_dir).map_err(|error| refuse(error.to_string()))?),
+        };
+        let options =
+            DataDirOptions { new_uuid: uuid::Uuid::new_v4().into_bytes(), reserve_bytes: config.storage.reserve_bytes };
+        let data_dir = DataDir::open(storage, options).map_err(|error| refuse(error.to_string()))?;
+        for warning in data_dir.warnings() {
+            tracing::warn!(warning, "data directory");
+        }
+        Ok(Self { config, clock: environment.clock, data_dir: Arc::new(data_dir), log: None })
+    }
+
     /// What checkpoint and clean marker say of each log.
     fn known_ends(&self) -> (CheckpointFile, HashMap<PartitionRef, KnownEnds>) {
         let (file, mut ends) = Checkpoints::open(&self.data_dir);

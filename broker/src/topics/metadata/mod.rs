@@ -80,6 +80,8 @@ pub enum MetadataOpenError {
 /// The state of a metadata log as it was found, and its writer.
 pub struct OpenedMetadata {
     writer: Writer,
+    damage: Option<String>,
+    left_out: Vec<Bytes>,
 }
 
 /// Work that the metadata thread does with its writer.
@@ -145,6 +147,15 @@ pub struct Writer {
     unsaved: bool,
 }
 
+/// What a repair gave up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MetadataRepair {
+    /// What was damaged; `None`: nothing, and nothing was done.
+    pub damage: Option<String>,
+    /// Good records behind the damage that are dropped, in words.
+    pub dropped: Vec<String>,
+}
+
 impl fmt::Debug for Writer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Writer").field("journal", &self.journal).field("unsaved", &self.unsaved).finish_non_exhaustive()
@@ -187,7 +198,7 @@ impl OpenedMetadata {
                 break;
             }
         }
-        if let Some(what) = damage {
+        if let Some(what) = &damage {
             status.set_read_only(&format!("the metadata log is damaged: {what}; {REPAIR_HINT}"));
         } else if let Some(cause) = journal.stopped() {
             status.set_read_only(&format!("the metadata log could not be synced: {cause}"));
@@ -196,7 +207,7 @@ impl OpenedMetadata {
         let release_reserve = spec.release_reserve;
         let unsaved = !replayed.records.is_empty() || !replayed.bad_snapshots.is_empty();
         let writer = Writer { journal, state, clock: spec.clock, status, release_reserve, unsaved };
-        Ok(Self { writer })
+        Ok(Self { writer, damage, left_out: replayed.left_out })
     }
 
     /// The state as it was found.
@@ -218,15 +229,23 @@ impl OpenedMetadata {
     }
 
     /// Goes back to the last good state: a snapshot of it is written behind the damage, so that replay begins there.
-    /// Only on request of an operator (rule G6). Blocks.
+    /// Only on request of an operator (rule G6); does nothing to a log that is well. Blocks.
     ///
     /// # Errors
     /// The snapshot could not be written.
-    pub fn repair(mut self) -> Result<Offset, JournalError> {
+    pub fn repair(mut self) -> Result<MetadataRepair, JournalError> {
+        if self.damage.is_none() {
+            return Ok(MetadataRepair::default());
+        }
         let parts = snapshot_parts(&self.writer.state);
         let now_ms = self.writer.clock.wall_ms();
         self.writer.journal.snapshot(&parts, now_ms)?;
-        self.writer.journal.close(now_ms)
+        self.writer.journal.close(now_ms)?;
+        let dropped = self.left_out.iter().flat_map(|payload| match record::decode(payload) {
+            Ok(records) => records.iter().map(|record| format!("{record:?}")).collect(),
+            Err(error) => vec![error.to_string()],
+        });
+        Ok(MetadataRepair { dropped: dropped.collect(), damage: self.damage })
     }
 
     /// Starts the thread.

@@ -174,12 +174,15 @@ fn g_6_a_repair_makes_a_damaged_log_writable_at_its_last_good_state() {
     let cause = opened.read_only().expect("a change is lost");
     assert!(cause.contains("sawlog segment repair"), "{cause}");
     assert!(opened.state().topic_named("first").is_some());
-    opened.repair().expect("the disk is well");
+    let repair = opened.repair().expect("the disk is well");
+    assert!(repair.damage.is_some());
+    assert!(repair.dropped.len() == 1 && repair.dropped[0].contains("third"), "{:?}", repair.dropped);
     let repaired = open(&disk);
     assert_eq!(repaired.read_only(), None);
     assert!(repaired.state().topic_named("first").is_some());
     assert!(repaired.state().topic_named("third").is_none(), "what came after the damage is dropped");
-    let log = repaired.start();
+    assert_eq!(repaired.repair().expect("nothing to do"), MetadataRepair::default());
+    let log = open(&disk).start();
     commit(&log, topic(7, "fourth", String::new()));
     log.abandon();
     assert!(open(&disk).state().topic_named("fourth").is_some());
