@@ -1,6 +1,7 @@
 //! Tests of the broker library from outside, in one binary.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
+#![expect(clippy::print_stdout, reason = "figures and reasons of a run, seen with --nocapture")]
 
 mod append_schedules;
 mod data_dir;
