@@ -265,6 +265,8 @@ fn d7_frames_at_or_above_the_next_base_are_ignored() {
     assert_eq!(offsets(&frames), [0, 1, 2, 3, 4, 5, 6]);
     let epochs: Vec<u32> = frames.iter().map(|frame| frame.epoch.get()).collect();
     assert_eq!(epochs, [1, 1, 1, 1, 2, 2, 2]);
+    let sealed = log.segments()[0];
+    assert_eq!((sealed.end, sealed.last_append_time_ms), (offset(4), 1_003), "of the frames that count");
 }
 
 #[test]
