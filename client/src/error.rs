@@ -219,6 +219,18 @@ impl Error {
     }
 }
 
+/// Whether the call ended before there was a connection: then nothing of it was sent.
+pub(crate) fn is_unconnected(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        if error.is::<tonic::ConnectError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// Without a told time, only what says "not now" is repeated.
 fn retryable_without_reason(code: Code, reason: Option<ErrorReason>) -> bool {
     match reason {

@@ -32,10 +32,12 @@ pub struct TestBrokerBuilder {
 
 impl Default for TestBrokerBuilder {
     fn default() -> Self {
-        let mut config = BrokerConfig::default();
-        config.listen = ([127, 0, 0, 1], 0).into();
-        // Two are enough for a test, and many tests run at once.
-        config.server_threads = 2;
+        let mut config = BrokerConfig {
+            listen: ([127, 0, 0, 1], 0).into(),
+            // Two are enough for a test, and many tests run at once.
+            server_threads: 2,
+            ..BrokerConfig::default()
+        };
         config.storage.sync_threads = 4;
         config.storage.read_threads = 2;
         // A test's disk may be nearly full; what it writes is small.

@@ -130,7 +130,8 @@ impl Flying {
                     *index = self.first_index(*index);
                 }
                 failure.records.extend(self.refused.iter().cloned());
-                let error = failure.error.clone();
+                // Of a part with bad records the reason of the first says more than that of the whole.
+                let error = failure.records.first().map_or(&failure.error, |(_, error)| error).clone();
                 (Err(failure), Some(error))
             }
         }
@@ -346,11 +347,11 @@ impl Lane {
         true
     }
 
-    /// The stream was cut.
-    pub(crate) fn cut(&mut self, error: &Error) {
+    /// The stream was cut, or there was none after all.
+    pub(crate) fn cut(&mut self, error: &Error, connected: bool) {
         for flying in self.batches.iter_mut().filter(|flying| flying.on_stream.is_some()) {
             flying.on_stream = None;
-            flying.maybe_written = true;
+            flying.maybe_written |= connected;
             flying.last_error = Some(error.clone());
             self.blocked = true;
         }

@@ -20,7 +20,7 @@ use super::receipt::{BatchFailure, BatchPlace};
 use super::window::{Identity, Need, Outgoing, Window};
 use super::{LostRecords, Settings, init_producer};
 use crate::connection::Client;
-use crate::error::{Error, ErrorKind, ErrorReason};
+use crate::error::{self, Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
 use crate::types::{AckLevel, Topic, unsigned};
 
@@ -81,6 +81,8 @@ enum End {
     Finished,
     /// Cut: try again.
     Cut(Error),
+    /// There was no connection: try again, nothing was sent.
+    Unconnected(Error),
     /// No use in trying again.
     Fatal(Error),
 }
@@ -120,22 +122,21 @@ impl Sender {
                 self.sleep(None).await;
                 continue;
             }
-            let end = self.stream(&mut retry).await;
-            match end {
+            let (error, connected) = match self.stream(&mut retry).await {
                 End::Finished => return,
                 End::Fatal(error) => {
                     self.fail(&error);
                     return;
                 }
-                End::Cut(error) => {
-                    tracing::debug!(topic = %self.topic.name, error = %error, "produce stream cut");
-                    self.window.cut(&error);
-                    let until = Instant::now() + retry.next_wait(error.retry_after());
-                    while Instant::now() < until && !self.is_done() {
-                        self.collect();
-                        self.sleep(Some(until)).await;
-                    }
-                }
+                End::Cut(error) => (error, true),
+                End::Unconnected(error) => (error, false),
+            };
+            tracing::debug!(topic = %self.topic.name, error = %error, connected, "produce stream cut");
+            self.window.cut(&error, connected);
+            let until = Instant::now() + retry.next_wait(error.retry_after());
+            while Instant::now() < until && !self.is_done() {
+                self.collect();
+                self.sleep(Some(until)).await;
             }
         }
     }
@@ -180,6 +181,9 @@ impl Sender {
                 Ok(None) => return End::Cut(Error::new(ErrorKind::Unavailable, "the broker ended the stream")),
                 Err(status) => {
                     let error = Error::from_status(&status);
+                    if answers.is_none() && error::is_unconnected(&status) {
+                        return End::Unconnected(error);
+                    }
                     return if error.is_retryable() { End::Cut(error) } else { End::Fatal(error) };
                 }
             }

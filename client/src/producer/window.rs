@@ -258,17 +258,17 @@ impl Window {
         }
     }
 
-    /// The stream was cut: what was on it has an unknown outcome. An idempotent producer sends it again, any other
-    /// gives it back.
-    pub(crate) fn cut(&mut self, error: &Error) {
+    /// The stream was cut: what was on it has an unknown outcome, unless there was never a connection. An idempotent
+    /// producer sends it again, any other gives it back.
+    pub(crate) fn cut(&mut self, error: &Error, connected: bool) {
         let idempotent = self.identity.is_some();
         self.unanswered.clear();
         for partition in self.busy.clone() {
             let lane = &mut self.lanes[partition as usize];
             // What was told before the cut may be past: the answers to what is sent again say it anew.
             lane.expected = None;
-            if idempotent {
-                lane.cut(error);
+            if idempotent || !connected {
+                lane.cut(error, connected);
             } else {
                 let (sent, waiting): (Vec<_>, Vec<_>) =
                     lane.batches.drain(..).partition(|flying| flying.on_stream.is_some());

@@ -128,9 +128,8 @@ fn a_place_that_changes_its_record_is_flagged_but_not_in_another_epoch() {
     // The record of unknown outcome at the end was read once and is another one later.
     let position = history.reads[0].seen.len() - 1;
     let lost = history.sent.iter().rfind(|sent| sent.outcome == SendOutcome::Unknown).copied().unwrap();
-    for seen in [&mut history.reads[1].seen[position]] {
-        (seen.id, seen.digest) = (lost.id, lost.digest);
-    }
+    let seen = &mut history.reads[1].seen[position];
+    (seen.id, seen.digest) = (lost.id, lost.digest);
     assert!(violations(&history).iter().any(|found| matches!(found, Violation::Changed { .. })));
     history.reads[1].seen[position].place.epoch += 1;
     let after = Checker::new().check(&history);

@@ -3,8 +3,10 @@
 mod durability;
 mod errors;
 mod hostile;
+mod limits;
 mod load;
 mod produce;
+mod produce_read;
 mod read;
 mod readme;
 mod recovery;

@@ -107,7 +107,7 @@ fn pr_10_after_a_cut_what_is_unanswered_is_sent_again_in_order_as_it_was() {
     let (mut window, completions) = window_with(4);
     let sent = send_all(&mut window);
     answer(&mut window, &sent[0], Ok(place(0)));
-    window.cut(&Error::new(ErrorKind::Unavailable, "cut"));
+    window.cut(&Error::new(ErrorKind::Unavailable, "cut"), true);
     let again = send_all(&mut window);
     assert_eq!(
         again.iter().map(|out| &out.batch).collect::<Vec<_>>(),
@@ -210,7 +210,7 @@ fn pr_7_an_unknown_producer_takes_a_new_epoch_and_gives_back_what_has_an_unknown
     let (mut window, completions) = window_with(3);
     let sent = send_all(&mut window);
     answer(&mut window, &sent[0], Ok(place(0)));
-    window.cut(&Error::new(ErrorKind::Unavailable, "cut"));
+    window.cut(&Error::new(ErrorKind::Unavailable, "cut"), true);
     window.admit(filled(8, 0, &["new"]), far());
     let again = send_all(&mut window);
     let unknown = || failure(ErrorReason::UnknownProducer, &[("outcome", "not_written")], None);
@@ -285,9 +285,26 @@ fn without_idempotence_what_was_under_way_at_a_cut_is_given_back_and_the_rest_go
     let sent = send_all(&mut window);
     assert_eq!(header(&sent[0].batch).producer, None);
     window.admit(second, far());
-    window.cut(&Error::new(ErrorKind::Unavailable, "cut"));
+    window.cut(&Error::new(ErrorKind::Unavailable, "cut"), true);
     assert_eq!(offset_of(&completion, 0).unwrap().unwrap_err().outcome(), Some(Outcome::Unknown));
     assert_eq!(send_all(&mut window).len(), 1);
+}
+
+#[test]
+fn what_never_found_a_connection_was_surely_not_written() {
+    for identity in [Some(IDENTITY), None] {
+        let mut window = Window::new(1, 64, identity);
+        let soon = Instant::now() + Duration::from_secs(1);
+        let batch = filled(0, 0, &["a"]);
+        let completion = std::sync::Arc::clone(&batch.completion);
+        window.admit(batch, soon);
+        assert_eq!(send_all(&mut window).len(), 1);
+        window.cut(&Error::new(ErrorKind::Unavailable, "refused"), false);
+        assert!(offset_of(&completion, 0).is_none(), "it is tried again");
+        assert!(!window.expire(soon));
+        assert_eq!(offset_of(&completion, 0).unwrap().unwrap_err().outcome(), Some(Outcome::NotWritten));
+        assert_eq!(window.need(), None);
+    }
 }
 
 #[test]
@@ -301,7 +318,7 @@ fn a_batch_beyond_its_deadline_is_given_back_and_its_sequence_only_used_if_it_wa
     let sent = send_all(&mut window);
     assert!(window.expire(soon), "what is on the stream is not given back before the stream is cut");
     assert!(offset_of(&completion, 0).is_none() && sent.len() == 2);
-    window.cut(&Error::new(ErrorKind::Timeout, "silent"));
+    window.cut(&Error::new(ErrorKind::Timeout, "silent"), true);
     assert!(!window.expire(soon));
     assert_eq!(offset_of(&completion, 0).unwrap().unwrap_err().outcome(), Some(Outcome::Unknown));
     assert_eq!(window.need(), Some(Need::NewEpoch));
@@ -407,7 +424,7 @@ fn pr_7_whatever_is_cut_or_refused_each_record_is_written_once_and_in_order() {
                 answer(&mut window, out, outcome);
             }
             if heard < sent.len() {
-                window.cut(&Error::new(ErrorKind::Unavailable, "cut"));
+                window.cut(&Error::new(ErrorKind::Unavailable, "cut"), true);
             }
             assert_eq!(window.need(), None, "seed {seed}");
         }
