@@ -73,7 +73,7 @@ impl LocalLog {
     /// # Errors
     /// [`OpenError::Foreign`]: there are segments already. [`OpenError::Io`]: a call to the storage failed.
     pub fn create(environment: LogEnvironment, epoch: PartitionEpoch) -> Result<Self, OpenError> {
-        let mut salts = Salts::new(environment.salt_seed);
+        let mut salts = Salts::new(environment.salt_seed, &environment.identity);
         let environment = Arc::new(environment);
         let opened = recovery::create(&environment, &mut salts, epoch)?;
         Ok(Self::from_opened(environment, salts, opened).0)
@@ -85,7 +85,7 @@ impl LocalLog {
     /// [`OpenError::Foreign`]: files of another log or version are in its place; nothing of them was touched.
     /// [`OpenError::Io`]: a call to the storage failed; opening may be tried again.
     pub fn open(environment: LogEnvironment, hint: &RecoveryHint) -> Result<(Self, RecoveryReport), OpenError> {
-        let mut salts = Salts::new(environment.salt_seed);
+        let mut salts = Salts::new(environment.salt_seed, &environment.identity);
         let environment = Arc::new(environment);
         let opened = recovery::open(&environment, &mut salts, hint)?;
         Ok(Self::from_opened(environment, salts, opened))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::active::{Active, ActiveStart};
 use super::sync::SyncGate;
 use super::{LocalLog, SyncError};
-use crate::log::environment::LogEnvironment;
+use crate::log::environment::{LogEnvironment, LogIdentity};
 use crate::log::error::AppendError;
 use crate::log::format::{FileKind, SEGMENT_HEADER_BYTES, file_name, unfinished_file_name};
 use crate::log::segment::{Indexes, SealedFacts, Segment, write_indexes};
@@ -21,18 +21,24 @@ pub(crate) struct Salts {
 }
 
 impl Salts {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self { state: seed }
+    /// A sequence for one log: logs that share a seed have different ones.
+    pub(crate) fn new(seed: u64, identity: &LogIdentity) -> Self {
+        Self { state: mixed(seed ^ (u64::from(identity.digest()) << 32) ^ u64::from(identity.partition.0)) }
     }
 
-    /// The next salt: SplitMix64 over the seed, never 0.
-    pub(crate) fn next(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut salt = self.state;
-        salt = (salt ^ (salt >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        salt = (salt ^ (salt >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (salt ^ (salt >> 31)).max(1)
+    /// The next salt, never 0. Base and epoch enter too, so that a log opened twice with one seed has no salt again.
+    pub(crate) fn next(&mut self, base: Offset, epoch: PartitionEpoch) -> u64 {
+        self.state = mixed(self.state);
+        mixed(self.state ^ mixed(base.get() ^ (u64::from(epoch.get()) << 32))).max(1)
     }
+}
+
+/// A step of SplitMix64: each bit of the result depends on all bits given.
+fn mixed(seed: u64) -> u64 {
+    let mut bits = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    bits ^ (bits >> 31)
 }
 
 /// Why a segment could not be made.
@@ -68,7 +74,7 @@ pub(crate) fn create_segment(
     let header = SegmentHeader {
         identity: environment.identity,
         base: start.base,
-        salt: salts.next(),
+        salt: salts.next(start.base, start.epoch),
         floor_time_ms: start.floor_time_ms,
         epoch: start.epoch,
     };

@@ -319,3 +319,19 @@ fn d7_a_failed_creation_leaves_the_log_going_on_or_fenced() {
         assert_eq!(read_all(&log.reader(), 0).len(), 20);
     }
 }
+
+#[test]
+fn c1_every_segment_has_a_salt_of_its_own() {
+    let (one, mut other) = (identity(), identity());
+    other.partition = crate::model::PartitionId(2);
+    let mut seen = std::collections::HashSet::new();
+    for identity in [one, other] {
+        for (first_base, in_epoch) in [(0, 1), (10, 1), (10, 2)] {
+            // A log that is opened again with the same seed begins its sequence anew.
+            let mut salts = Salts::new(7, &identity);
+            assert!(seen.insert(salts.next(offset(first_base), epoch(in_epoch))));
+            assert!(seen.insert(salts.next(offset(first_base), epoch(in_epoch))), "nor twice in one sequence");
+        }
+    }
+    assert!(!seen.contains(&0));
+}
