@@ -17,21 +17,23 @@ pub struct RetentionSettings {
 
 /// The log start after retention, if it rises: whole sealed segments go from the oldest on, by age or by size, but none
 /// that reaches beyond `held_from`, the lowest offset that someone still needs. A segment goes by size if the rest
-/// still has `max_bytes` (the rule of Kafka's `UnifiedLog.deleteRetentionSizeBreachedSegments`); the active one never goes.
+/// still has `max_bytes` (the rule of Kafka's `UnifiedLog.deleteRetentionSizeBreachedSegments`); the active one never goes. `total_bytes`: of all segments now, which may be more
+/// than the list says of the active one.
 pub fn raised_start(
     segments: &[SegmentInfo],
+    total_bytes: u64,
     settings: &RetentionSettings,
     now_ms: i64,
     held_from: Option<Offset>,
 ) -> Option<Offset> {
-    let mut bytes: u64 = segments.iter().map(|segment| segment.bytes).sum();
+    let mut bytes = total_bytes;
     let mut start = None;
     for segment in segments {
         let held = held_from.is_some_and(|held| segment.end > held);
         if segment.active || held || !(is_old(segment, settings, now_ms) || is_beyond(segment, settings, bytes)) {
             break;
         }
-        bytes -= segment.bytes;
+        bytes = bytes.saturating_sub(segment.bytes);
         start = Some(segment.end);
     }
     start
@@ -44,7 +46,7 @@ fn is_old(segment: &SegmentInfo, settings: &RetentionSettings, now_ms: i64) -> b
 }
 
 fn is_beyond(segment: &SegmentInfo, settings: &RetentionSettings, bytes: u64) -> bool {
-    settings.max_bytes.is_some_and(|max_bytes| bytes - segment.bytes >= max_bytes)
+    settings.max_bytes.is_some_and(|max_bytes| bytes.saturating_sub(segment.bytes) >= max_bytes)
 }
 
 /// Whether the active segment is so old that it is to be sealed, although it is not full: otherwise a quiet log would
@@ -73,7 +75,7 @@ mod tests {
     }
 
     fn start(settings: RetentionSettings, now_ms: i64, held: Option<u64>) -> Option<u64> {
-        raised_start(&segments(5), &settings, now_ms, held.and_then(Offset::new)).map(Offset::get)
+        raised_start(&segments(5), 500, &settings, now_ms, held.and_then(Offset::new)).map(Offset::get)
     }
 
     #[test]
@@ -107,7 +109,7 @@ mod tests {
     #[test]
     fn without_bounds_nothing_goes() {
         assert_eq!(start(RetentionSettings::default(), i64::MAX, None), None);
-        assert_eq!(raised_start(&[], &RetentionSettings::default(), 0, None), None);
+        assert_eq!(raised_start(&[], 0, &RetentionSettings::default(), 0, None), None);
     }
 
     #[test]

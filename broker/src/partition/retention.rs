@@ -1,11 +1,10 @@
-//! Which sealed segments retention would remove (rules RE-1, RE-9): pure.
+//! Which sealed segments retention would remove (rules RE-1, RE-9): the log's decision with a partition's settings.
 
 use super::{Offset, PartitionSettings};
-use crate::log::local_log::SegmentInfo;
+use crate::log::SegmentInfo;
+use crate::log::retention::{RetentionSettings, raised_start};
 
-/// The first offset to keep. Whole sealed segments go, the oldest first: those whose last record is older than the
-/// limit of age, and as many as bring the partition's bytes down to the limit of size without going below it.
-/// `total_bytes`: of all segments now. `hold`: nothing from here on goes.
+/// The first offset to keep, by the settings of the partition. `total_bytes`: of all segments now. `hold`: nothing from here on goes.
 pub(super) fn first_kept(
     segments: &[SegmentInfo],
     total_bytes: u64,
@@ -13,20 +12,8 @@ pub(super) fn first_kept(
     wall_ms: i64,
     hold: Option<Offset>,
 ) -> Option<Offset> {
-    let mut bytes = total_bytes;
-    let mut first = None;
-    for segment in segments.iter().filter(|segment| !segment.active) {
-        let age = u64::try_from(wall_ms.saturating_sub(segment.last_append_time_ms)).unwrap_or(0);
-        let old = settings.retention_ms.is_some_and(|limit| age > limit);
-        let much = settings.retention_bytes.is_some_and(|limit| bytes.saturating_sub(segment.bytes) >= limit);
-        let held = hold.is_some_and(|hold| segment.end > hold);
-        if held || !(old || much) {
-            break;
-        }
-        bytes = bytes.saturating_sub(segment.bytes);
-        first = Some(segment.end);
-    }
-    first
+    let bounds = RetentionSettings { max_age_ms: settings.retention_ms, max_bytes: settings.retention_bytes };
+    raised_start(segments, total_bytes, &bounds, wall_ms, hold)
 }
 
 #[cfg(test)]
