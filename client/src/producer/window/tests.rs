@@ -377,6 +377,9 @@ impl Model {
         if stamp.base_sequence != self.next {
             return Err(gap(self.next));
         }
+        if values[0].starts_with("bad") {
+            return Err(failure(ErrorReason::InvalidTimestamp, &[("outcome", "not_written")], None));
+        }
         if refuse {
             return Err(failure(ErrorReason::DiskLow, &[("outcome", "not_written")], Some(0)));
         }
@@ -388,9 +391,17 @@ impl Model {
     }
 }
 
+/// Records of the batch with this number; the bad ones are refused whenever they would be written.
+fn values_of(id: u64) -> Vec<String> {
+    let word = if id % 11 == 4 { "bad" } else { "good" };
+    (0..1 + id % 3).map(|index| format!("{word} {id}.{index}")).collect()
+}
+
 #[test]
 fn pr_7_whatever_is_cut_or_refused_each_record_is_written_once_and_in_order() {
-    for seed in 0..200_u64 {
+    const BATCHES: u64 = 60;
+    let mut unknown = 0;
+    for seed in 0..300_u64 {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let mut chance = |of: u64| {
             state ^= state << 13;
@@ -398,40 +409,58 @@ fn pr_7_whatever_is_cut_or_refused_each_record_is_written_once_and_in_order() {
             state ^= state << 17;
             state % of
         };
-        let (mut window, mut completions) = window_with(10);
-        let mut model = Model::default();
-        let mut rounds = 0;
-        while !window.is_empty() || completions.len() < 40 {
+        let (mut window, mut model) = (Window::new(1, 64, Some(IDENTITY)), Model::default());
+        let (mut completions, mut on_the_way, mut rounds) = (Vec::new(), VecDeque::new(), 0);
+        let mut recovering = 0_u64;
+        while !window.is_empty() || (completions.len() as u64) < BATCHES {
             rounds += 1;
-            for id in completions.len()..(completions.len() + chance(8) as usize).min(40) {
-                let filled = filled(id as u64, 0, &[&format!("{id}a"), &format!("{id}b")]);
+            assert!(rounds < 10_000, "seed {seed} does not come to an end");
+            for id in completions.len() as u64..(completions.len() as u64 + chance(8)).min(BATCHES) {
+                let values = values_of(id);
+                let filled = filled(id, 0, &values.iter().map(String::as_str).collect::<Vec<_>>());
                 completions.push(std::sync::Arc::clone(&filled.completion));
                 window.admit(filled, far());
             }
-            assert!(rounds < 10_000, "seed {seed} does not come to an end");
-            let sent = send_all(&mut window);
-            // The broker takes a part of what was sent; of the answers a part arrives.
-            let taken = if chance(3) == 0 { chance(sent.len() as u64 + 1) as usize } else { sent.len() };
-            let mut recovering = if chance(3) == 0 { chance(4) } else { 0 };
-            let mut take = |out: &Outgoing| {
-                let early = recovering > 0;
-                recovering = recovering.saturating_sub(1);
-                model.produce(&out.batch, early, chance(6) == 0)
-            };
-            let answers: Vec<_> = sent[..taken].iter().map(&mut take).collect();
-            let heard = if taken < sent.len() || chance(4) == 0 { chance(taken as u64 + 1) as usize } else { taken };
-            for (out, outcome) in sent.iter().zip(answers).take(heard) {
-                answer(&mut window, out, outcome);
+            for out in send_all(&mut window) {
+                recovering = if chance(20) == 0 { chance(5) } else { recovering.saturating_sub(1) };
+                let outcome = model.produce(&out.batch, recovering > 0, chance(8) == 0);
+                on_the_way.push_back((out, outcome));
             }
-            if heard < sent.len() {
+            for _ in 0..chance(on_the_way.len() as u64 + 1) {
+                let (out, outcome) = on_the_way.pop_front().unwrap();
+                answer(&mut window, &out, outcome);
+            }
+            if chance(6) == 0 {
+                on_the_way.clear();
                 window.cut(&Error::new(ErrorKind::Unavailable, "cut"), true);
             }
-            assert_eq!(window.need(), None, "seed {seed}");
+            if window.need() == Some(Need::NewEpoch) {
+                // A bad batch was cut off and then refused: whether it used its sequence is not known.
+                assert!(on_the_way.is_empty(), "seed {seed}");
+                window.renewed(Identity { epoch: model.epoch + 1, ..IDENTITY });
+            }
         }
-        let expected: Vec<String> = (0..40).flat_map(|id| [format!("{id}a"), format!("{id}b")]).collect();
-        assert_eq!(model.log, expected, "seed {seed}");
-        for (id, completion) in completions.iter().enumerate() {
-            assert_eq!(offset_of(completion, 0).unwrap().unwrap(), 2 * id as u64, "seed {seed}");
+        // Each record once at most, in order, where its receipt says; what is missing was told to be unknown.
+        let mut behind = 0;
+        for id in (0..BATCHES).filter(|id| id % 11 != 4) {
+            let values = values_of(id);
+            let found = model.log[behind..].iter().position(|value| *value == values[0]);
+            match (offset_of(&completions[id as usize], 0).unwrap(), found) {
+                (Ok(offset), Some(found)) => assert_eq!(offset, (behind + found) as u64, "seed {seed}"),
+                (Err(error), _) => assert_eq!(error.outcome(), Some(Outcome::Unknown), "seed {seed}"),
+                (Ok(offset), None) => panic!("seed {seed}: {id} is not at {offset}"),
+            }
+            if let Some(found) = found {
+                assert_eq!(model.log[behind + found..][..values.len()], values, "seed {seed}");
+                behind += found + values.len();
+            }
         }
+        let distinct: std::collections::HashSet<_> = model.log.iter().collect();
+        assert!(distinct.len() == model.log.len() && behind == model.log.len(), "seed {seed}: {:?}", model.log);
+        unknown += completions
+            .iter()
+            .filter(|one| offset_of(one, 0).unwrap().is_err_and(|error| error.outcome() == Some(Outcome::Unknown)))
+            .count();
     }
+    assert!(unknown < 300 * BATCHES as usize / 20, "an unknown outcome is rare: {unknown}");
 }
