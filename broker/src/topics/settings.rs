@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn every_setting_has_bounds_and_says_them() {
-        let cases: [(fn(&mut TopicConfig), &str); 8] = [
+        type Change = fn(&mut TopicConfig);
+        let cases: [(Change, &str); 8] = [
             (|c| c.partitions = 0, "config.partitions"),
             (|c| c.partitions = 1_025, "config.partitions"),
             (|c| c.retention_ms = Some(0), "config.retention_ms"),

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use super::record::{StoredAckLevel, StoredRevision, StoredTopic, StoredValidation};
 use super::*;
 use crate::clock::ManualClock;
+use crate::limits;
 use crate::log::storage::SimDisk;
 use crate::log::{LogEnvironment, LogIdentity};
 use crate::model::{OffsetRange, PartitionId, TopicId, TopicUuid};
