@@ -1,6 +1,7 @@
 //! Topics, the metadata log and the engine around them, on the simulated disk: no network, a clock turned by hand.
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -699,4 +700,25 @@ fn s_4_a_checkpoint_spares_the_next_start_the_scan_and_its_loss_costs_nothing_el
     world.start_on(left);
     assert_eq!(world.topic("orders").partitions()[0].status().log_end, end);
     assert_eq!(world.engine().topics().read_only(), None);
+}
+
+#[test]
+fn d_8_a_deletion_whose_caller_goes_is_finished_all_the_same() {
+    let mut world = World::new();
+    world.create("orders", config(1)).expect("the disk is well");
+    let topics = Arc::clone(world.engine().topics());
+    world.runtime.block_on(async {
+        let mut delete = Box::pin(topics.delete("orders"));
+        // Polled once, then dropped, as when a client resets its stream.
+        std::future::poll_fn(|context| {
+            let _ = delete.as_mut().poll(context);
+            std::task::Poll::Ready(())
+        })
+        .await;
+    });
+    drop(topics);
+    assert!(world.stop());
+    world.start_on(world.disk.kill());
+    assert!(world.engine().topics().get("orders").is_none());
+    assert!(!world.disk.files().iter().any(|path| path.starts_with("topics/")), "{:?}", world.disk.files());
 }

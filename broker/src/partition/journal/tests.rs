@@ -282,3 +282,29 @@ fn d_1_a_power_loss_at_any_step_keeps_every_answered_change() {
         }
     }
 }
+
+#[test]
+fn g_6_a_snapshot_whose_parts_are_not_those_that_its_end_vouches_for_is_bad() {
+    for forged in [&["change 1", "change 2"][..], &["change 1"], &["change 2", "change 1"]] {
+        let disk = SimDisk::new();
+        let (mut journal, _) = open(&disk);
+        append(&mut journal, 1);
+        append(&mut journal, 2);
+        journal.roll().expect("the disk is well");
+        let mut summary = BytesMut::new();
+        summary.put_u32(2);
+        summary.put_u32(crc32fast::hash(b"change 1change 2"));
+        let kinds = [Kind::SnapshotStart].into_iter().chain(forged.iter().map(|_| Kind::SnapshotPart));
+        let payloads = [&summary[..]].into_iter().chain(forged.iter().map(|part| part.as_bytes()));
+        for (kind, payload) in kinds.zip(payloads).chain([(Kind::SnapshotEnd, &summary[..])]) {
+            push(&mut journal.builder, kind, 2, payload);
+            let draft = journal.draft(journal.log.end(), 1_000);
+            journal.write(&[draft]).expect("the disk is well");
+        }
+        drop(journal);
+        let (_, replayed) = open(&disk);
+        assert_eq!(replayed.damage, None);
+        assert_eq!(state(&replayed), parts(2), "{forged:?}");
+        assert_eq!(replayed.snapshot.is_empty(), forged != ["change 1", "change 2"], "{forged:?}");
+    }
+}
