@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// How long a broker may take to become ready or to stop.
+/// How long a command may take to end, and a broker to become ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The binary, with no setting from the surroundings.
@@ -60,10 +60,13 @@ impl Ran {
 
 /// Runs the binary.
 pub(crate) fn run(arguments: &[&str]) -> Ran {
-    sawlog().args(arguments).output().expect("the binary can be run").into()
+    let mut command = sawlog();
+    command.args(arguments);
+    run_with_input(command, b"")
 }
 
-/// Runs the binary with this standard input.
+/// Runs a command with this standard input. One that does not end, such as a broker that should not have started, is
+/// killed and has failed.
 pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Ran {
     let mut child = command
         .stdin(Stdio::piped())
@@ -71,13 +74,20 @@ pub(crate) fn run_with_input(mut command: Command, input: &[u8]) -> Ran {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the binary can be run");
+    let pid = child.id().to_string();
     let mut stdin = child.stdin.take().expect("it is a pipe");
     let input = input.to_vec();
     // It may end before it has read everything.
     let writing = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().expect("a child can be waited for");
+    let (tell, ended) = mpsc::channel();
+    let waiting = std::thread::spawn(move || tell.send(child.wait_with_output()));
+    let output = ended.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        let _ = Command::new("kill").args(["-KILL", &pid]).status();
+        panic!("it has not ended in {PATIENCE:?}: {command:?}")
+    });
     let _ = writing.join().expect("the writer does not panic");
-    output.into()
+    let _ = waiting.join().expect("the waiter does not panic");
+    output.expect("a child can be waited for").into()
 }
 
 /// A broker: the binary as a process, killed when dropped.
@@ -136,7 +146,7 @@ impl Broker {
 
     /// Runs a command against this broker.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
-        self.command(arguments).output().expect("the binary can be run").into()
+        run_with_input(self.command(arguments), b"")
     }
 
     /// Runs a command with this standard input.
