@@ -12,6 +12,7 @@
 pub mod environment;
 pub mod limits;
 pub mod load;
+pub mod log_files;
 pub mod null_server;
 pub mod process_stats;
 pub mod report;
