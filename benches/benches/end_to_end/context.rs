@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use sawlog_benches::environment::Environment;
+use sawlog_benches::environment::{Environment, warm_memory};
 use sawlog_benches::report::{Report, Row, say};
 use sawlog_benches::server_process::{ServerProcess, sibling};
 use sawlog_benches::timing::pause;
@@ -92,6 +92,7 @@ impl Bench {
                 sibling("sawlog")?
             }
         };
+        say(&format!("{} MiB of memory warmed", warm_memory() >> 20))?;
         let report = Report { environment: Environment::detect(&options.dir), rows: Vec::new() };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         Ok(Self { options, runtime, report, broker, null: sibling("sawlog-null")?, topics: 0 })

@@ -87,7 +87,10 @@ async fn answer(state: &NullState, body: Body) -> Result<http::Response<Body>, S
     let message = message.get(PREFIX_BYTES..).ok_or_else(|| Status::invalid_argument("no message"))?;
     let request = v1::ReadRequest::decode(message).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let topic = state.topic(&request.topic)?;
-    let partitions = chosen(&topic, &request.partitions);
+    let partitions = match request.start.and_then(|start| start.at) {
+        Some(v1::read_start::At::Partitions(places)) => places.starts.iter().map(|start| start.partition).collect(),
+        _ => chosen(&topic, &request.partitions),
+    };
     let body = match &topic.replay {
         Some(replay) => Body::new(ReplayBody::new(Arc::clone(replay), partitions)),
         None if request.follow => Body::new(FollowBody::new(topic.follow(), partitions)),
