@@ -54,9 +54,10 @@ impl Samples {
         self.0.iter().copied().reduce(f64::max).unwrap_or(f64::NAN)
     }
 
-    /// Distance from the least to the greatest, as a share of the median.
+    /// Distance from the least to the greatest, as a share of the median; 0 if all are alike.
     pub fn spread(&self) -> f64 {
-        (self.max() - self.min()) / self.median()
+        let distance = self.max() - self.min();
+        if distance == 0.0 { 0.0 } else { distance / self.median() }
     }
 
     /// Each repetition over the one of `limit` taken in the same round: what noise both share cancels out.
@@ -141,6 +142,7 @@ mod tests {
     #[test]
     fn the_spread_is_the_range_over_the_median() {
         assert_eq!(samples(&[8.0, 10.0, 12.0]).spread(), 0.4);
+        assert_eq!(samples(&[0.0, 0.0]).spread(), 0.0);
     }
 
     #[test]
