@@ -128,6 +128,12 @@ impl TestBroker {
         change(&mut self.config);
     }
 
+    /// Puts other files in place of those it had, such as what a simulated disk kept over a loss of power. The next
+    /// start takes them.
+    pub fn replace_storage(&mut self, storage: Arc<dyn Storage>) {
+        self.environment.storage = Some(storage);
+    }
+
     /// Stops it in order; the folder stays. Returns whether the stop was clean. Stopped already: true.
     pub async fn stop(&mut self) -> bool {
         match self.broker.take() {

@@ -150,10 +150,17 @@ impl Sender {
         let mut answers: Option<Answers> = None;
         loop {
             self.collect();
-            if let Some(end) = self.see_to_needs().await {
-                return end;
-            }
             self.send(&requests);
+            if let Some(fatal) = self.window.fatal() {
+                return End::Fatal(fatal.clone());
+            }
+            if let Some(need) = self.window.need() {
+                // What is needed may show only when something is to be sent; then nothing else would wake this loop.
+                if let Some(end) = self.see_to(need).await {
+                    return end;
+                }
+                continue;
+            }
             if self.is_done() {
                 return End::Finished;
             }
@@ -235,11 +242,8 @@ impl Sender {
         }
     }
 
-    async fn see_to_needs(&mut self) -> Option<End> {
-        if let Some(fatal) = self.window.fatal() {
-            return Some(End::Fatal(fatal.clone()));
-        }
-        match self.window.need()? {
+    async fn see_to(&mut self, need: Need) -> Option<End> {
+        match need {
             Need::NewEpoch => match init_producer(&self.client, &self.settings.name).await {
                 Ok(identity) => {
                     tracing::info!(topic = %self.topic.name, epoch = identity.epoch, "producer began a new epoch");
@@ -262,7 +266,6 @@ impl Sender {
                 Err(error) => return Some(End::Fatal(error)),
             },
         }
-        self.collect();
         None
     }
 

@@ -73,8 +73,10 @@ impl Progress {
         let mut progress = Self { topic_id, lanes: lanes.collect(), left, settings };
         for at in 0..progress.lanes.len() {
             let lane = &progress.lanes[at];
-            // Only a start exactly there is an end; one beyond is for the broker to refuse.
-            if lane.end == Some(lane.next) || (lane.end.is_some() && progress.settings.to.is_some_and(offset_bound)) {
+            // Only a start exactly there is an end; one beyond is for the broker to refuse, as is a position of a part
+            // that was cut: with an epoch the broker is always asked.
+            let there = lane.end == Some(lane.next) || progress.settings.to.is_some_and(offset_bound);
+            if there && lane.epoch.is_none() {
                 progress.end_if_reached(at, events);
             }
         }

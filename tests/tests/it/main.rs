@@ -7,6 +7,7 @@ mod errors;
 mod hostile;
 mod limits;
 mod load;
+mod power;
 mod produce;
 mod produce_read;
 mod read;
