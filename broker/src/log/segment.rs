@@ -401,6 +401,31 @@ pub(crate) fn walk_indexes(
     }
 }
 
+/// The bytes of both index files of a segment.
+#[derive(Debug)]
+pub(crate) struct EncodedIndexes {
+    base: Offset,
+    files: [(FileKind, Vec<u8>); 2],
+}
+
+impl EncodedIndexes {
+    /// What `indexes` say of the frames that `coverage` covers. No call to the storage: for callers that hold a lock.
+    pub(crate) fn new(context: &FrameContext, indexes: &Indexes, coverage: &Coverage) -> Self {
+        let offsets = indexes.offsets.encode(context, coverage);
+        let times = indexes.times.encode(context, coverage);
+        Self { base: coverage.base, files: [(FileKind::Index, offsets), (FileKind::TimeIndex, times)] }
+    }
+
+    /// Writes both files, synced; the caller syncs the directory, and holds no lock that a reader or an append needs.
+    pub(crate) fn write(&self, environment: &LogEnvironment) -> io::Result<()> {
+        for (kind, bytes) in &self.files {
+            let (name, unfinished) = (file_name(self.base, *kind), unfinished_file_name(self.base, *kind));
+            environment.write_file(name.as_ref(), unfinished.as_ref(), bytes)?;
+        }
+        Ok(())
+    }
+}
+
 /// Writes both index files of a segment, synced; the caller syncs the directory.
 pub(crate) fn write_indexes(
     environment: &LogEnvironment,
@@ -408,14 +433,7 @@ pub(crate) fn write_indexes(
     indexes: &Indexes,
     coverage: &Coverage,
 ) -> io::Result<()> {
-    for (kind, bytes) in [
-        (FileKind::Index, indexes.offsets.encode(context, coverage)),
-        (FileKind::TimeIndex, indexes.times.encode(context, coverage)),
-    ] {
-        let (name, unfinished) = (file_name(coverage.base, kind), unfinished_file_name(coverage.base, kind));
-        environment.write_file(name.as_ref(), unfinished.as_ref(), &bytes)?;
-    }
-    Ok(())
+    EncodedIndexes::new(context, indexes, coverage).write(environment)
 }
 
 /// Most bytes of an index file: those of a segment with an entry for each of the smallest frames.

@@ -12,7 +12,7 @@ use super::LocalLog;
 use crate::log::environment::LogEnvironment;
 use crate::log::frame::FrameContext;
 use crate::log::index_file::Coverage;
-use crate::log::segment::{Segment, write_indexes};
+use crate::log::segment::{EncodedIndexes, Segment};
 use crate::model::{FilePosition, Offset};
 
 /// Indexes of the active segment to be written; run on any thread, one at a time per log.
@@ -35,7 +35,8 @@ impl IndexSave {
         if *sealed {
             return Ok(());
         }
-        write_indexes(&self.environment, &self.context, &self.segment.live().lock(), &self.coverage)?;
+        let encoded = EncodedIndexes::new(&self.context, &self.segment.live().lock(), &self.coverage);
+        encoded.write(&self.environment)?;
         self.environment.sync_dir()
     }
 
@@ -75,3 +76,7 @@ impl LocalLog {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "index_save_tests.rs"]
+mod tests;

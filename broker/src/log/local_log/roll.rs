@@ -9,7 +9,7 @@ use super::{LocalLog, SyncError};
 use crate::log::environment::{LogEnvironment, LogIdentity};
 use crate::log::error::AppendError;
 use crate::log::format::{FileKind, SEGMENT_HEADER_BYTES, file_name, unfinished_file_name};
-use crate::log::segment::{Indexes, SealedFacts, Segment, write_indexes};
+use crate::log::segment::{EncodedIndexes, Indexes, SealedFacts, Segment};
 use crate::log::segment_header::SegmentHeader;
 use crate::log::storage::{OpenMode, StorageFile};
 use crate::model::{Offset, PartitionEpoch};
@@ -141,8 +141,9 @@ impl LocalLog {
     /// Writes the indexes of the synced part for good; the directory is synced with the next segment's file.
     fn seal_indexes(&self) -> io::Result<()> {
         let _alone = self.index_files.lock();
-        let indexes = self.active.segment.live().lock();
-        write_indexes(&self.environment, &self.active.context, &indexes, &self.coverage())
+        let coverage = self.coverage();
+        let encoded = EncodedIndexes::new(&self.active.context, &self.active.segment.live().lock(), &coverage);
+        encoded.write(&self.environment)
     }
 
     /// Makes a new segment the active one, and shows the change to readers.
