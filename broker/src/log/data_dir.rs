@@ -333,7 +333,11 @@ fn take_clean_marker(
     uuid: [u8; 16],
     warnings: &mut Vec<String>,
 ) -> Result<Option<CleanMarker>, DataDirError> {
-    let Some(bytes) = files::read(storage, CLEAN, CLEAN_BYTES)? else { return Ok(None) };
+    let Some(bytes) = files::read(storage, CLEAN, CLEAN_BYTES)? else {
+        // The run before may have been killed between the removal and its sync: a power loss would bring it back.
+        storage.sync_dir(Path::new("")).map_err(files::io_error("sync", "the data directory"))?;
+        return Ok(None);
+    };
     let marker = CleanMarker::decode(&bytes, uuid);
     if let Err(what) = &marker {
         warnings.push(format!("the clean-shutdown marker is not used ({what}): recovering as after a crash"));

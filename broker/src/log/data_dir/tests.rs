@@ -254,3 +254,19 @@ fn an_error_at_any_call_of_a_start_is_an_error_of_it_and_the_next_start_works() 
         assert_eq!(open(&disk).unwrap().uuid(), UUID, "after an error at call {at}");
     }
 }
+
+#[test]
+fn s_3_a_marker_whose_removal_was_cut_short_never_comes_back() {
+    let disk = SimDisk::new();
+    open(&disk).unwrap().write_clean_marker(CleanMarker { ends: vec![end(1, 2, 3)] }).unwrap();
+    disk.record_images();
+    open(&disk).unwrap();
+    for (number, image) in disk.take_images().iter().enumerate() {
+        let killed = image.kill();
+        open(&killed).unwrap();
+        for seed in 0..20 {
+            let clean = open(&killed.crash(seed)).unwrap().clean_marker().cloned();
+            assert_eq!(clean, None, "killed after change {number}, power loss in the run after it, seed {seed}");
+        }
+    }
+}
