@@ -619,6 +619,18 @@ fn d_3_a_new_epoch_is_durable_before_the_first_append_after_an_unclean_start() {
 }
 
 #[test]
+fn d_3_a_clean_marker_that_the_log_has_outgrown_gives_a_new_epoch() {
+    let world = World::new(settings());
+    world.fill(30);
+    let end = world.partition.close().wait().expect("the disk is well");
+    let after = world.start(world.disk.kill(), None);
+    after.fill(5);
+    let again = after.start(after.disk.kill(), Some(end));
+    assert_eq!(again.values(), counted(0..35));
+    assert!(again.partition.epoch() > after.partition.epoch(), "what came last may be missing");
+}
+
+#[test]
 fn f_6_append_times_never_fall_across_a_restart() {
     let world = World::new(settings());
     world.fill(1);

@@ -47,10 +47,11 @@ pub(super) fn open_log(
         hint.next_epoch = epoch;
     }
     let (log, report) = LocalLog::open(spec.log.clone(), &hint)?;
-    if clean && (report.dropped_bytes > 0 || !report.quarantined.is_empty()) {
-        // The marker was wrong after all.
+    if clean && !report.clean {
+        // The marker was wrong after all: what came after it may be missing.
         epoch = environment.ledger.new_epoch(name)?;
     }
+    let report_clean = report.clean;
     if let Some(last) = report.last_epoch {
         epoch = epoch.max(last);
     }
@@ -65,7 +66,7 @@ pub(super) fn open_log(
         environment.ledger.record_truncation(name, truncation)?;
         last_truncation = Some(truncation);
     }
-    Ok(Opened { log, report, epoch, last_truncation, quarantined, clean })
+    Ok(Opened { log, report, epoch, last_truncation, quarantined, clean: report_clean })
 }
 
 /// Leaves the fence (rule F1).
