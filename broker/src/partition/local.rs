@@ -266,14 +266,20 @@ impl Partition {
     /// Writes a mark frame and syncs it, so that the end of an idle partition is proven (rule C3).
     fn write_mark(&self) -> Ticket<Result<(), AppendFailure>> {
         self.call(false, true, |core, group| {
-            if core.fenced.is_some() || core.log.log.durable_end() != core.log.log.end() {
+            if core.fenced.is_some() {
+                return Ok(());
+            }
+            if core.log.log.durable_end() != core.log.log.end() {
+                // An append came between the look at the clock and here.
+                group.pulse.unmarked(group.clock.monotonic());
                 return Ok(());
             }
             let time = core.append_time(&*group.clock);
             let result = core.log.log.write_mark(time, core.epoch);
             core.force_sync = true;
-            if result.is_ok() {
-                core.last_append_time_ms = time;
+            match &result {
+                Ok(()) => core.last_append_time_ms = time,
+                Err(_) => group.pulse.unmarked(group.clock.monotonic()),
             }
             core.log.publish();
             result.map_err(|error| AppendFailure::WriteFailed { errno: None, what: error.to_string() })

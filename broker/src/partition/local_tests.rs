@@ -571,6 +571,18 @@ fn c_3_an_idle_partition_proves_its_end_with_a_mark() {
 }
 
 #[test]
+fn c_3_a_mark_that_an_append_came_before_is_written_later() {
+    let world = World::new(PartitionSettings { segment_bytes: 1 << 20, ..written() });
+    world.fill(3);
+    // A tick found the partition idle, and before its call came the append that is not synced yet.
+    world.partition.group.pulse.marked();
+    world.partition.write_mark().wait().expect("there is nothing to do yet");
+    world.partition.sync_now().wait().expect("the disk is well");
+    world.clock.advance(Duration::from_millis(500));
+    assert!(world.partition.group.pulse.mark_due(world.clock.monotonic()), "the end is not proven yet");
+}
+
+#[test]
 fn re_1_a_segment_of_a_quiet_partition_is_sealed_by_age() {
     let world = World::new(PartitionSettings { segment_bytes: 1 << 20, segment_ms: 60_000, ..settings() });
     world.fill(3);

@@ -54,6 +54,11 @@ impl Pulse {
         self.unmarked_since.store(0, Ordering::SeqCst);
     }
 
+    /// No mark frame could be written: it is due again.
+    pub(crate) fn unmarked(&self, now: Monotonic) {
+        self.unmarked_since.store(stamp(now), Ordering::SeqCst);
+    }
+
     /// Whether records have been unsynced for `interval`.
     pub(crate) fn flush_due(&self, now: Monotonic, interval: Duration) -> bool {
         passed(self.unsynced_since.load(Ordering::SeqCst), now, interval)
