@@ -165,7 +165,7 @@ impl Sender {
                 return End::Finished;
             }
             let full = requests.capacity() == 0;
-            let wake_at = earliest(self.next_due, self.window.next_deadline());
+            let wake_at = earliest(self.next_due, self.window.next_deadline(Instant::now()));
             let answer = tokio::select! {
                 biased;
                 answer = next_answer(&mut answers, opening.as_mut()) => answer,
@@ -314,7 +314,7 @@ impl Sender {
 
     /// Waits until there may be something to do, at most until `until`.
     async fn sleep(&self, until: Option<Instant>) {
-        let wake_at = earliest(until, earliest(self.next_due, self.window.next_deadline()));
+        let wake_at = earliest(until, earliest(self.next_due, self.window.next_deadline(Instant::now())));
         tokio::select! {
             () = self.shared.wake.notified() => {}
             () = sleep_until(wake_at) => {}

@@ -346,12 +346,13 @@ impl Window {
         overdue
     }
 
-    /// When to look again although nothing happens: the end of a wait, or of a deadline.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    /// When to look again although nothing happens: the end of a wait, or of a deadline. A wait that is over already
+    /// is held up by something else, which tells when it is done.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let lanes = self.busy.iter().map(|partition| &self.lanes[*partition as usize]);
         lanes
             .flat_map(|lane| {
-                let held = lane.hold_until.filter(|_| lane.blocked && lane.on_stream == 0);
+                let held = lane.hold_until.filter(|until| *until > now && lane.blocked && lane.on_stream == 0);
                 held.into_iter().chain(lane.batches.front().map(|front| front.deadline))
             })
             .min()
