@@ -62,6 +62,8 @@ pub struct LocalLog {
     last_epoch: PartitionEpoch,
     last_append_time_ms: i64,
     fenced: Option<String>,
+    /// Error number of the call whose failure fenced it.
+    fence_errno: Option<i32>,
     salts: Salts,
     /// Headers of the frames being written.
     headers: Vec<u8>,
@@ -118,6 +120,7 @@ impl LocalLog {
             last_epoch: opened.last_epoch,
             last_append_time_ms: opened.last_append_time_ms,
             fenced: opened.report.fenced.clone(),
+            fence_errno: None,
             salts,
             headers: Vec::new(),
             environment,
@@ -223,7 +226,7 @@ impl LocalLog {
     fn take_back(&mut self, gate: &Arc<SyncGate>, source: io::Error) -> AppendError {
         if let Err(error) = self.active.trim(&self.environment, gate) {
             let cause = format!("a failed write ({source}) could not be taken back: {error}");
-            self.fence(&cause);
+            self.fence_for(&cause, error.raw_os_error());
             return AppendError::Fenced { cause };
         }
         match self.sync_inline(gate) {
@@ -243,7 +246,7 @@ impl LocalLog {
 
     fn fence_after(&mut self, error: &SyncError) -> AppendError {
         let cause = error.to_string();
-        self.fence(&cause);
+        self.fence_for(&cause, error.errno);
         AppendError::Fenced { cause }
     }
 
@@ -279,10 +282,14 @@ impl LocalLog {
 
     /// Takes no more writes and hides everything above the durable end from readers (rule F1).
     pub fn fence(&mut self, cause: &str) {
+        self.fence_for(cause, None);
+    }
+
+    fn fence_for(&mut self, cause: &str, errno: Option<i32>) {
         if self.fenced.is_some() {
             return;
         }
-        self.fenced = Some(cause.to_owned());
+        (self.fenced, self.fence_errno) = (Some(cause.to_owned()), errno);
         self.active.give_back(&self.environment);
         self.end = self.durable_end;
         self.active.end_position = self.active.durable_position;

@@ -56,6 +56,10 @@ pub(crate) trait GroupLog: Send + 'static {
     fn unsynced_bytes(&self) -> u64;
     /// Why the log takes no writes, if so.
     fn fenced(&self) -> Option<String>;
+    /// Error number of the call of its own whose failure fenced it, if known.
+    fn fence_errno(&self) -> Option<i32> {
+        None
+    }
     /// Writes all frames, or none.
     fn append(&mut self, frames: &[FrameDraft]) -> Result<Appended, AppendError>;
     /// Whether the active segment must be sealed before so many bytes more, or because of its age.

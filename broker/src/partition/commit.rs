@@ -250,7 +250,7 @@ impl<L: GroupLog> Core<L> {
             return;
         }
         if self.log.fenced().is_some() {
-            self.enter_fence(group, None);
+            self.enter_fence(group, self.log.fence_errno());
             return;
         }
         let durable_end = self.log.durable_end();

@@ -402,6 +402,23 @@ fn f_1_a_fence_for_want_of_space_is_told_apart() {
 }
 
 #[test]
+fn f_1_a_write_that_a_full_disk_keeps_from_being_taken_back_is_a_fence_for_want_of_space() {
+    let world = World::new(settings());
+    world.fill(1);
+    world.fail(OpKind::Write, 28);
+    world.fail(OpKind::Sync, 28);
+    world.append(numbered(99, None), AckLevel::Durable).expect_err("neither written nor taken back");
+    world.partition.sync_now().wait().expect_err("fenced");
+    assert!(world.partition.fenced_for_space(), "it is reopened once there is space");
+    world.reopen().expect("there is space");
+    world.fail(OpKind::Write, 28);
+    world.fail(OpKind::Sync, 5);
+    world.append(numbered(99, None), AckLevel::Durable).expect_err("neither written nor taken back");
+    world.partition.sync_now().wait().expect_err("fenced");
+    assert!(!world.partition.fenced_for_space(), "the device failed: it is not reopened by itself");
+}
+
+#[test]
 fn f_2_a_failed_write_leaves_nothing_behind() {
     let world = World::new(settings());
     world.fill(3);

@@ -89,6 +89,10 @@ impl GroupLog for LogStore {
         self.log.fenced().map(str::to_owned)
     }
 
+    fn fence_errno(&self) -> Option<i32> {
+        self.log.fence_errno()
+    }
+
     fn append(&mut self, frames: &[FrameDraft]) -> Result<Appended, AppendError> {
         let appended = self.log.append(frames)?;
         let first = frames.first().map_or(0, |frame| frame.append_time_ms);

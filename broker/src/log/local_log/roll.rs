@@ -202,7 +202,7 @@ impl LocalLog {
         let start = SegmentStart { base: self.durable_end, epoch, floor_time_ms };
         match create_segment(&self.environment, &mut self.salts, start) {
             Ok((header, file)) => {
-                self.fenced = None;
+                (self.fenced, self.fence_errno) = (None, None);
                 self.begin_segment(header, file);
                 Ok(())
             }

@@ -40,6 +40,11 @@ impl LocalLog {
         self.fenced.as_deref()
     }
 
+    /// Error number of the call whose failure fenced the log, if the log made the call itself and knows it.
+    pub fn fence_errno(&self) -> Option<i32> {
+        self.fence_errno
+    }
+
     /// Append time of the last frame in milliseconds since 1970: no later frame may have a lower one.
     pub fn last_append_time_ms(&self) -> i64 {
         self.last_append_time_ms
