@@ -143,6 +143,32 @@ fn failed(ticket: &mut Appending) -> AppendFailure {
     answer(ticket).expect("it is answered").expect_err("it has failed")
 }
 
+/// Notes that it was woken.
+struct Woken(usize, Arc<Mutex<Vec<usize>>>);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.1.lock().push(self.0);
+    }
+}
+
+#[test]
+fn d_4_appends_are_answered_in_the_order_of_the_log() {
+    let world = world(AckLevel::Durable);
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    // The first leads and syncs alone, the others join the next syncs.
+    let mut tickets: Vec<_> = (0..8).map(|number| world.append(stamped(number, 1), AckLevel::Durable)).collect();
+    for number in [5, 2, 7, 0, 3, 6, 1, 4] {
+        let waker = Waker::from(Arc::new(Woken(number, Arc::clone(&woken))));
+        let polled = Pin::new(&mut tickets[number]).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending(), "nothing is synced yet");
+    }
+    world.jobs.run_all();
+    assert_eq!(*woken.lock(), (0..8).collect::<Vec<_>>(), "who waits is told in the order of the log");
+    let bases: Vec<_> = tickets.iter_mut().map(|ticket| acked(ticket).base_offset.get()).collect();
+    assert_eq!(bases, (0..8).collect::<Vec<_>>(), "and the log has the order in which they were sent");
+}
+
 #[test]
 fn d_1_a_durable_append_is_answered_only_after_its_sync() {
     let world = world(AckLevel::Durable);
