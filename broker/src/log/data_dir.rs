@@ -115,7 +115,7 @@ impl CleanMarker {
     }
 
     /// The bytes of the marker of this directory.
-    pub(crate) fn encode(&self, uuid: [u8; 16]) -> Vec<u8> {
+    pub fn encode(&self, uuid: [u8; 16]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(CLEAN_PARTS[0] + CLEAN_PARTS[1] * self.ends.len() + CLEAN_PARTS[2]);
         bytes.extend_from_slice(&CLEAN_MAGIC);
         bytes.extend_from_slice(&FORMAT_MAJOR.to_le_bytes());
@@ -135,8 +135,11 @@ impl CleanMarker {
         bytes
     }
 
-    /// Decodes the marker of this directory; the error says what is wrong.
-    pub(crate) fn decode(bytes: &[u8], uuid: [u8; 16]) -> Result<Self, &'static str> {
+    /// Decodes the marker of this directory.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    pub fn decode(bytes: &[u8], uuid: [u8; 16]) -> Result<Self, &'static str> {
         let [head, entry, tail] = CLEAN_PARTS;
         let entries = bytes.len().checked_sub(head + tail).ok_or("too short")?;
         let (summed, checksum) = bytes.split_at(bytes.len() - tail);
@@ -163,6 +166,13 @@ impl CleanMarker {
         }
         if ends.is_sorted() { Ok(Self { ends }) } else { Err("order") }
     }
+}
+
+/// The id of the directory in the bytes of a `FORMAT`, for tests that feed it bytes that no writer writes.
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub fn decode_format(bytes: &[u8]) -> Option<[u8; 16]> {
+    format_file::decode(bytes).ok()
 }
 
 /// Name of the lock file.

@@ -24,6 +24,9 @@ pub mod admit;
 mod append;
 pub mod budget;
 mod commit;
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod decoders;
 mod environment;
 mod extension;
 mod facts;

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "figures and reasons of a run, seen with --nocapture")]
 
 mod append_schedules;
+mod corpus;
 mod data_dir;
 mod log_crash;
 mod log_faults;

@@ -32,7 +32,7 @@ pub(super) enum Found {
 }
 
 /// Why the bytes are no `FORMAT` of ours.
-enum Fault {
+pub(super) enum Fault {
     Damaged(&'static str),
     Unknown { major: u16, minor: u16 },
 }
@@ -48,7 +48,7 @@ fn encode(uuid: [u8; 16]) -> [u8; BYTES] {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Result<[u8; 16], Fault> {
+pub(super) fn decode(bytes: &[u8]) -> Result<[u8; 16], Fault> {
     if bytes.len() != BYTES {
         return Err(Fault::Damaged("its length is wrong"));
     }
