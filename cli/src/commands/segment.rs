@@ -4,12 +4,17 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
+use sawlog_broker::clock::SystemClock;
+use sawlog_broker::config::BrokerConfig;
 use sawlog_broker::log::data_dir::DataDirError;
 use sawlog_broker::log::repair;
 use sawlog_broker::log::storage::{Disk, Storage, StorageLock};
 use sawlog_broker::log::verify::{self, Finding, Grade};
+use sawlog_broker::server::BrokerEnvironment;
+use sawlog_broker::server::engine::repair_metadata;
 use serde::Serialize;
 
 use crate::arguments::Common;
@@ -17,6 +22,9 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Rows, grouped, human_bytes};
 
 mod dump;
+
+/// The metadata log, below the data directory.
+const METADATA_LOG: &str = "meta";
 
 /// Look at the files of a stopped broker, check them, and cut what is damaged.
 #[derive(Debug, Args)]
@@ -116,6 +124,9 @@ impl Segment {
             Verb::List(place) => list(&place, common),
             Verb::Dump(dump) => dump.run(common),
             Verb::Verify(place) => verify_logs(&place, common),
+            Verb::Repair { log, folder, dry_run, yes } if log == Path::new(METADATA_LOG) => {
+                repair_meta(&folder, dry_run, yes, common)
+            }
             Verb::Repair { log, folder, dry_run, yes } => repair_log(&folder, &log, dry_run, yes, common),
         }
     }
@@ -273,6 +284,48 @@ struct Repaired {
     dropped_bytes: u64,
     dropped_good_records: u64,
     done: bool,
+}
+
+#[derive(Serialize)]
+struct RepairedMetadata {
+    log: &'static str,
+    damage: Option<String>,
+    dropped: Vec<String>,
+    done: bool,
+}
+
+/// The metadata log has snapshots: it goes back to its last good state by what its records say, not by a cut at the
+/// first bad byte, which would give up good snapshots behind it.
+fn repair_meta(folder: &DataDir, dry_run: bool, yes: bool, common: &Common) -> Outcome {
+    let log = Path::new(METADATA_LOG);
+    let opened = folder.open()?;
+    folder.logs(&opened.disk, Some(&log.to_path_buf()))?;
+    let report = verify::verify_log(&opened.disk, log).map_err(|error| folder.failed("read", log, &error))?;
+    // The repair takes the lock itself.
+    drop(opened);
+    report.findings.iter().for_each(tell);
+    let mut answer = RepairedMetadata { log: METADATA_LOG, damage: None, dropped: Vec::new(), done: false };
+    if dry_run {
+        answer.damage = report.findings.iter().find(|finding| finding.grade == Grade::Damage).map(|f| f.what.clone());
+    } else {
+        output::confirm("topics and changes recorded behind the damage are lost; their records stay on disk", yes)?;
+        let mut config = BrokerConfig::default();
+        config.storage.data_dir.clone_from(&folder.data_dir);
+        let environment = BrokerEnvironment { clock: Arc::new(SystemClock::new()), storage: None };
+        let repaired = repair_metadata(config, environment)
+            .map_err(|error| Failure::new(Exit::Failure, error.to_string(), "check the disk, then run it again"))?;
+        answer.done = repaired.damage.is_some();
+        (answer.damage, answer.dropped) = (repaired.damage, repaired.dropped);
+        answer.dropped.iter().for_each(|dropped| output::talk(&format!("dropped: {dropped}")));
+    }
+    if common.json() {
+        return output::json_line(&answer);
+    }
+    output::data_line(match (&answer.damage, answer.done) {
+        (None, _) => "meta: nothing to repair",
+        (Some(_), false) => "meta: damaged; nothing was changed",
+        (Some(_), true) => "meta: back at its last good state",
+    })
 }
 
 fn repair_log(folder: &DataDir, log: &PathBuf, dry_run: bool, yes: bool, common: &Common) -> Outcome {

@@ -73,6 +73,33 @@ fn c_2_damage_is_exit_5_and_only_a_confirmed_repair_cuts_it() {
 }
 
 #[test]
+fn g_6_a_damaged_metadata_log_is_repaired_on_request_and_the_broker_writes_again() {
+    let folder = stopped();
+    assert!(segment(folder.path(), &["repair", "meta", "--yes"]).ended(0).out.contains("nothing to repair"));
+    let mut flipped = 0;
+    for entry in std::fs::read_dir(folder.path().join("meta")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(7).position(|window| window == b"\"topic\"") else { continue };
+        if path.extension().is_some_and(|extension| extension == "log") {
+            bytes[at + 1] ^= 1;
+            std::fs::write(&path, &bytes).unwrap();
+            flipped += 1;
+        }
+    }
+    assert!(flipped > 0, "no metadata segment names a topic");
+    let mut broker = Broker::serve(folder.path());
+    let refused = broker.run(&["topic", "create", "u"]).ended(4);
+    assert!(refused.err.contains("sawlog segment repair"), "{}", refused.err);
+    broker.stop("-TERM");
+    segment(folder.path(), &["repair", "meta"]).ended(2);
+    assert!(segment(folder.path(), &["repair", "meta", "--dry-run"]).ended(0).out.contains("nothing was changed"));
+    let repaired = &segment(folder.path(), &["repair", "meta", "--yes", "--output", "json"]).ended(0).json()[0];
+    assert_eq!(repaired["done"], true, "{repaired}");
+    Broker::serve(folder.path()).run(&["topic", "create", "u"]).ended(0);
+}
+
+#[test]
 fn s_1_a_running_broker_keeps_its_files_to_itself() {
     let folder = tempfile::tempdir().unwrap();
     let _broker = Broker::serve(folder.path());
