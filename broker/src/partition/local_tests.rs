@@ -648,6 +648,17 @@ fn d_3_a_new_epoch_is_durable_before_the_first_append_after_an_unclean_start() {
 }
 
 #[test]
+fn d_3_an_epoch_that_the_metadata_log_forgot_is_not_given_again() {
+    let world = World::new(settings());
+    world.fill(3);
+    let after = world.start(world.disk.kill(), None);
+    after.append(numbered(3, None), AckLevel::Durable).expect("the disk is well");
+    *after.ledger.kept.lock() = Kept::default();
+    let again = after.start(after.disk.kill(), None);
+    assert_eq!(again.partition.epoch().get(), 2, "epoch 1 has records already");
+}
+
+#[test]
 fn d_3_a_clean_marker_that_the_log_has_outgrown_gives_a_new_epoch() {
     let world = World::new(settings());
     world.fill(30);

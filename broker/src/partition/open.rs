@@ -53,7 +53,9 @@ pub(super) fn open_log(
     }
     let report_clean = report.clean;
     if let Some(last) = report.last_epoch {
-        epoch = epoch.max(last);
+        // A repaired metadata log may have forgotten epochs that were given; none is used twice (rule D3).
+        let least = if clean && report.clean { last } else { last.next().unwrap_or(last) };
+        epoch = epoch.max(least);
     }
     let mut quarantined = hint.quarantined;
     if !report.quarantined.is_empty() {
