@@ -14,4 +14,5 @@ mod read;
 mod readme;
 mod recovery;
 mod shutdown;
+mod slow_disk;
 mod wire;
