@@ -5,7 +5,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sawlog_client::reader::{GapReason, ReadEvent};
 use sawlog_client::{Client, OffsetAt, Outcome, Receipt, Record, StreamExt as _};
@@ -70,19 +69,20 @@ fn id_in(value: &[u8]) -> RecordId {
 /// A load under way.
 pub(crate) struct Running {
     producers: Vec<tokio::task::JoinHandle<Vec<Sent>>>,
-    counts: Arc<Counts>,
+    counts: Arc<watch::Sender<Counts>>,
 }
 
-#[derive(Debug)]
+/// What the producers have handed over, and how much of it is answered.
+#[derive(Debug, Default, Clone, Copy)]
 struct Counts {
-    buffered: AtomicU64,
-    answered: watch::Sender<u64>,
+    buffered: u64,
+    answered: u64,
 }
 
 impl Load {
     /// Starts the producers; they go on by themselves whatever becomes of the broker.
     pub(crate) fn start(&self, url: &str) -> Running {
-        let counts = Arc::new(Counts { buffered: AtomicU64::new(0), answered: watch::Sender::new(0) });
+        let counts = Arc::new(watch::Sender::new(Counts::default()));
         let producers = (0..self.producers)
             .map(|producer| {
                 let client = Client::builder(url).connect_lazy().expect("a URL");
@@ -94,11 +94,14 @@ impl Load {
 }
 
 impl Running {
-    /// Waits until so many records are answered; returns how many are sent and not answered at that moment.
+    /// Waits until so many records are answered and at least one is sent and not answered; returns how many are not.
+    ///
+    /// The load must not be over by then.
     pub(crate) async fn answered(&self, count: u64) -> u64 {
-        let mut answered = self.counts.answered.subscribe();
-        let answered = *answered.wait_for(|answered| *answered >= count).await.expect("the load runs");
-        self.counts.buffered.load(Ordering::SeqCst).saturating_sub(answered)
+        let mut counts = self.counts.subscribe();
+        let in_the_middle = |counts: &Counts| counts.answered >= count && counts.buffered > counts.answered;
+        let counts = *counts.wait_for(in_the_middle).await.expect("the load runs");
+        counts.buffered - counts.answered
     }
 
     /// Waits until every record is answered.
@@ -111,7 +114,7 @@ impl Running {
     }
 }
 
-async fn produce(load: Load, client: Client, number_of_producer: u32, counts: Arc<Counts>) -> Vec<Sent> {
+async fn produce(load: Load, client: Client, number_of_producer: u32, counts: Arc<watch::Sender<Counts>>) -> Vec<Sent> {
     let builder = client.producer(load.topic).name(format!("load-{number_of_producer}"));
     let builder = builder.batch_bytes(load.batch_bytes).buffer_bytes(16 * load.batch_bytes).max_in_flight(8);
     let producer = builder.build().await.expect("the broker is there at the beginning");
@@ -129,7 +132,7 @@ async fn produce(load: Load, client: Client, number_of_producer: u32, counts: Ar
                 Err(_) => SendOutcome::Unknown,
             };
             sent.push(one);
-            judged.answered.send_modify(|answered| *answered += 1);
+            judged.send_modify(|counts| counts.answered += 1);
         }
         sent
     });
@@ -140,7 +143,7 @@ async fn produce(load: Load, client: Client, number_of_producer: u32, counts: Ar
         let partition = partition_of(record.key.as_deref().expect("it has a key"), load.partitions);
         let digest = digest(record.key.as_deref(), record.value.as_deref());
         let receipt = producer.send(record).await.expect("a sound record is taken");
-        counts.buffered.fetch_add(1, Ordering::SeqCst);
+        counts.send_modify(|counts| counts.buffered += 1);
         let batch = batches.entry(partition).or_default();
         *batch += u64::from(receipt.index_in_batch() == 0);
         let batch = u64::from(number_of_producer) << 48 | u64::from(partition) << 32 | *batch;
