@@ -129,6 +129,49 @@ pub const UNCHECKED_PARTITION_BYTES: u64 = 64 << 20;
 /// Unchecked bytes of all partitions at which a checkpoint is due.
 pub const UNCHECKED_BYTES: u64 = 1 << 30;
 
+/// Key slots of a partition (rule KO-10).
+pub const KEY_SLOTS: u32 = 4096;
+/// Consumer groups.
+pub const GROUPS: usize = 10_000;
+/// Members of a group.
+pub const MEMBERS_PER_GROUP: usize = 2_000;
+/// Topics of a group.
+pub const TOPICS_PER_GROUP: usize = 100;
+/// Records of a partition that a group holds: read ahead and not settled (rule AK-7).
+pub const HELD_RECORDS: u32 = 50_000;
+/// Lanes of a partition that wait for a retry in one group (rule AK-7).
+pub const BLOCKED_LANES: u32 = 10_000;
+/// Bytes of log between a group's floor and the end of what it has read ahead (rule AK-7).
+pub const SCAN_AHEAD_BYTES: u64 = 256 << 20;
+/// Dead lanes of a group, spilled ones counted (rule AK-7).
+pub const DEAD_LANES: u64 = 1_000_000;
+/// Records of one key that may be leased together (rule KO-1).
+pub const IN_FLIGHT_PER_KEY: u32 = 32;
+/// Bytes of the metadata of a commit.
+pub const COMMIT_METADATA_BYTES: usize = 4 << 10;
+/// Bytes of an error's class.
+pub const ERROR_CLASS_BYTES: usize = 255;
+/// Bytes of an error message.
+pub const ERROR_MESSAGE_BYTES: usize = 4 << 10;
+/// Bytes of an error's stack.
+pub const ERROR_STACK_BYTES: usize = 16 << 10;
+/// Bytes that the broker's headers may add to a dead letter, beyond all limits of records.
+pub const DEAD_LETTER_BYTES: usize = 64 << 10;
+/// Partitions of dead-letter topics, outside the limits on topics.
+pub const DEAD_LETTER_PARTITIONS: usize = 50_000;
+/// Redrive, replay and rebuild jobs that have not ended.
+pub const JOBS: usize = 100;
+/// Callers that wait for records to be processed (rule RW-4).
+pub const WAITERS: usize = 10_000;
+/// Longest wait of a long poll.
+pub const LONG_POLL: Duration = Duration::from_secs(60);
+/// Longest delay that a client may ask for before the next try (rule RT-2).
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
+/// Resets that can be undone (rule OF-3).
+pub const RESETS_KEPT: usize = 10;
+/// Bytes of the group journal at which a snapshot is due.
+pub const GROUP_JOURNAL_SNAPSHOT_BYTES: u64 = 64 << 20;
+
 const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES + FRAME_EXTENSION_BYTES + 4096 <= FRAME_BYTES);
 const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES < GRPC_MESSAGE_BYTES);
 const _: () = assert!(RECORD_BYTES_MAX as usize <= BATCH_BYTES);

@@ -1,0 +1,96 @@
+//! Names, ids and epochs of consumer groups and their members.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::key::SlotRange;
+use super::topic::{NameError, PartitionId, TopicName, TopicUuid};
+
+/// The name of a consumer group, checked by the rules for topic names.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupName(Arc<str>);
+
+impl GroupName {
+    /// Checks a name given by a client.
+    ///
+    /// # Errors
+    /// The rule that the name breaks.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        TopicName::parse(name).map(|name| Self(name.as_str().into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for GroupName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for GroupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A group's number, given once at creation and never again: all of its state hangs on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A member's id, a UUID that its client made (rule GM-1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub [u8; 16]);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        TopicUuid(self.0).fmt(f)
+    }
+}
+
+/// Names one session of a member; a reconnect within the session timeout resumes it (rule GM-8).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberEpoch(pub u64);
+
+impl fmt::Display for MemberEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The group epoch that gave a unit to its owner; only rises (rule GM-6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct AssignmentEpoch(pub u64);
+
+impl fmt::Display for AssignmentEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A partition of a topic, by the id that dies with the topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source {
+    /// The topic.
+    pub topic: TopicUuid,
+    /// The partition.
+    pub partition: PartitionId,
+}
+
+/// What one member owns: a partition, or a run of its key slots (rule GM-3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AssignedUnit {
+    /// The partition.
+    pub source: Source,
+    /// The slots; all of them in `OFFSET` mode.
+    pub slots: SlotRange,
+}
