@@ -169,10 +169,13 @@ pub const LONG_POLL: Duration = Duration::from_secs(60);
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
 /// Resets that can be undone (rule OF-3).
 pub const RESETS_KEPT: usize = 10;
+/// Bytes of a record of a journal: an edited record of the largest size with all that surrounds it fits.
+pub const JOURNAL_RECORD_BYTES: usize = BATCH_BYTES + (1 << 20);
 /// Bytes of the group journal at which a snapshot is due.
 pub const GROUP_JOURNAL_SNAPSHOT_BYTES: u64 = 64 << 20;
 
 const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES + FRAME_EXTENSION_BYTES + 4096 <= FRAME_BYTES);
+const _: () = assert!(JOURNAL_RECORD_BYTES + BATCH_FRAMING_BYTES + 4096 <= FRAME_BYTES);
 const _: () = assert!(BATCH_BYTES + BATCH_FRAMING_BYTES < GRPC_MESSAGE_BYTES);
 const _: () = assert!(RECORD_BYTES_MAX as usize <= BATCH_BYTES);
 const _: () = assert!(IN_FLIGHT_CONNECTION_BYTES <= IN_FLIGHT_BYTES);

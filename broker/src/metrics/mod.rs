@@ -9,6 +9,7 @@
 //! It knows nothing else of ours.
 
 mod collectors;
+mod journals;
 
 use std::sync::{Arc, Weak};
 
@@ -21,6 +22,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use collectors::{PartitionCollector, ProcessCollector};
+use journals::JournalFamilies;
+
+pub use journals::JournalMetrics;
 
 /// Media type of [`Metrics::encode`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -89,6 +93,7 @@ pub struct Metrics {
     read_records: Family<TopicLabels, Counter>,
     read_bytes: Family<TopicLabels, Counter>,
     errors: Family<ReasonLabels, Counter>,
+    journals: JournalFamilies,
     /// Seconds from the entry of a batch into its partition to the end of the write.
     pub append_duration: Histogram,
     /// Seconds of a sync of log data.
@@ -147,6 +152,7 @@ impl Metrics {
         metrics.register_traffic(&mut registry);
         metrics.register_storage(&mut registry);
         metrics.register_server(&mut registry);
+        metrics.journals.register(&mut registry);
         registry.register_collector(Box::new(PartitionCollector {
             source: Arc::clone(&metrics.source),
             per_partition: metrics.per_partition,
@@ -170,6 +176,7 @@ impl Metrics {
             read_records: Family::default(),
             read_bytes: Family::default(),
             errors: Family::default(),
+            journals: JournalFamilies::default(),
             append_duration: Histogram::new(append_buckets),
             sync_duration: Histogram::new(sync_buckets),
             appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -249,6 +256,11 @@ impl Metrics {
     /// Counts a failure told to a client. `reason` is the name of the wire without its prefix.
     pub fn count_error(&self, reason: &'static str) {
         self.errors.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// The metrics of a journal; look them up once and keep them.
+    pub fn journal(&self, name: &'static str) -> JournalMetrics {
+        self.journals.of(name)
     }
 
     /// The counters of a partition; look them up once and keep them.

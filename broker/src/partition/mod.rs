@@ -31,6 +31,7 @@ mod environment;
 mod extension;
 mod facts;
 pub mod journal;
+pub mod journal_thread;
 mod leader;
 mod local;
 mod meter;
