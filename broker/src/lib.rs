@@ -16,6 +16,9 @@
 
 pub mod clock;
 pub mod config;
+pub mod coordinator;
+pub mod dead_letter;
+pub mod group;
 pub mod limits;
 pub mod log;
 pub mod metrics;

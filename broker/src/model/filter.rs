@@ -1,9 +1,10 @@
 //! Which records a reader wants: by key, by the beginning of the key, by headers.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// What the value of a header must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HeaderValue {
     /// Anything, also absent.
     Any,
@@ -14,7 +15,7 @@ pub enum HeaderValue {
 }
 
 /// A header that must be there; one of several with its name is enough.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeaderCondition {
     /// Its name.
     pub key: String,
@@ -23,7 +24,7 @@ pub struct HeaderCondition {
 }
 
 /// Conditions that must all hold. The default has none and passes every record.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Filter {
     /// Exactly this key.
     pub key: Option<Bytes>,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::key::SlotRange;
 use super::topic::{NameError, PartitionId, TopicName, TopicUuid};
 
@@ -31,6 +33,19 @@ impl std::borrow::Borrow<str> for GroupName {
     }
 }
 
+impl Serialize for GroupName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for GroupName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::parse(&name).map_err(serde::de::Error::custom)
+    }
+}
+
 impl fmt::Display for GroupName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -38,7 +53,7 @@ impl fmt::Display for GroupName {
 }
 
 /// A group's number, given once at creation and never again: all of its state hangs on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct GroupId(pub u64);
 
 impl fmt::Display for GroupId {
@@ -48,7 +63,7 @@ impl fmt::Display for GroupId {
 }
 
 /// A member's id, a UUID that its client made (rule GM-1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberId(pub [u8; 16]);
 
 impl fmt::Display for MemberId {
@@ -58,7 +73,7 @@ impl fmt::Display for MemberId {
 }
 
 /// Names one session of a member; a reconnect within the session timeout resumes it (rule GM-8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct MemberEpoch(pub u64);
 
 impl fmt::Display for MemberEpoch {
@@ -68,7 +83,7 @@ impl fmt::Display for MemberEpoch {
 }
 
 /// The group epoch that gave a unit to its owner; only rises (rule GM-6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct AssignmentEpoch(pub u64);
 
 impl fmt::Display for AssignmentEpoch {
@@ -78,7 +93,7 @@ impl fmt::Display for AssignmentEpoch {
 }
 
 /// A partition of a topic, by the id that dies with the topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Source {
     /// The topic.
     pub topic: TopicUuid,
@@ -87,7 +102,7 @@ pub struct Source {
 }
 
 /// What one member owns: a partition, or a run of its key slots (rule GM-3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AssignedUnit {
     /// The partition.
     pub source: Source,

@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Virtual slots of a partition by which members share it (rule KO-10).
 pub const KEY_SLOTS: u32 = crate::limits::KEY_SLOTS;
 
 /// A key's slot in its partition, below [`KEY_SLOTS`]. A record without key has the slot of its offset (rule KO-6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct KeySlot(u16);
 
 impl KeySlot {
@@ -22,7 +24,7 @@ impl KeySlot {
 }
 
 /// A half-open run of key slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SlotRange {
     /// First slot.
     pub from: u32,
@@ -65,3 +67,17 @@ impl fmt::Display for SlotRange {
 /// one. Two keys share it with a probability that no log reaches, so it stands for the key wherever state is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LaneKey(pub u128);
+
+// As hexadecimal text: not every reader of JSON takes integers of 128 bits.
+impl Serialize for LaneKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("{:032x}", self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for LaneKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        u128::from_str_radix(&text, 16).map(Self).map_err(serde::de::Error::custom)
+    }
+}

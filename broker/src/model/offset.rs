@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::topic::{PartitionId, TopicUuid};
 
 /// A record's number in its partition, or the number that a bound names; 0 to `i64::MAX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Offset(u64);
 
 impl Offset {
@@ -65,7 +67,7 @@ impl fmt::Display for Offset {
 }
 
 /// A half-open range of offsets: `from` is in it, `to` is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct OffsetRange {
     /// First offset of the range.
     pub from: Offset,
@@ -96,7 +98,7 @@ impl fmt::Display for FilePosition {
 }
 
 /// Rises whenever the end of a partition was cut or may have been (rule D3); 0 to `i32::MAX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct PartitionEpoch(u32);
 
 impl PartitionEpoch {
@@ -126,7 +128,7 @@ impl fmt::Display for PartitionEpoch {
 }
 
 /// A place in a partition that stays meaningful across restarts and cuts (rule OF-7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// The topic.
     pub topic: TopicUuid,

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 /// Most bytes of a topic or group name, so that `{topic}.{group}.dlq` stays within Kafka's 249.
 pub const NAME_BYTES: usize = crate::limits::NAME_BYTES;
 
@@ -104,7 +106,7 @@ impl fmt::Display for TopicId {
 }
 
 /// A topic's id as clients see it, given once at creation: a UUID.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicUuid(pub [u8; 16]);
 
 impl fmt::Display for TopicUuid {
@@ -125,7 +127,7 @@ impl fmt::Display for TopicUuid {
 }
 
 /// A partition's number in its topic, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PartitionId(pub u32);
 
 impl fmt::Display for PartitionId {

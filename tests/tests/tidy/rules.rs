@@ -40,9 +40,13 @@ fn may_use(module: &str) -> Option<&'static [&'static str]> {
         "log" => &["model", "limits"],
         "partition" => &["log", "model", "limits", "clock", "metrics"],
         "topics" => &["partition", "log", "model", "limits", "clock", "metrics"],
-        "grpc" => &["topics", "partition", "model", "limits", "metrics"],
-        "http" => &["grpc", "topics", "partition", "model", "limits", "metrics"],
-        "config" => &["model", "limits", "log", "partition", "topics"],
+        "group" => &["model", "limits"],
+        "dead_letter" => &["group", "topics", "partition", "model", "limits", "clock", "metrics"],
+        "coordinator" => &["dead_letter", "group", "topics", "partition", "model", "limits", "clock", "metrics"],
+        // The engine of the groups itself stays behind the coordinator; its words (config, events, frames) do not.
+        "grpc" => &["coordinator", "dead_letter", "group", "topics", "partition", "model", "limits", "metrics"],
+        "http" => &["grpc", "coordinator", "dead_letter", "topics", "partition", "model", "limits", "metrics"],
+        "config" => &["model", "limits", "log", "partition", "topics", "group", "coordinator"],
         _ => return None,
     })
 }

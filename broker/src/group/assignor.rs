@@ -1,0 +1,1 @@
+//! Who gets which units (rules GM-3, GM-4).

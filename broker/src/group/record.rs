@@ -1,0 +1,539 @@
+//! Changes of a group as they stand in the group journal.
+//!
+//! The two that settle and try records are many and small, so they have a binary form; the others are JSON. The first
+//! byte tells: `{` begins JSON, [`TAG_SETTLED`] and [`TAG_TRIED`] the binary forms, whose numbers are LEB128 varints.
+//!
+//! ```text
+//! settled  tag | topic: 16 bytes | partition | how | runs | runs * (from - end of the run before | length)
+//! tried    tag | topic: 16 bytes | partition | tries | tries * (offset | epoch | attempts | due_ms | first_ms | lane: 16 bytes | slot
+//!          | class length | class)
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{GroupConfig, GroupTopic};
+use super::entry::{Act, DeadReason, EntryKey, EntryKind};
+use crate::model::{
+    AssignmentEpoch, GroupId, GroupName, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
+    PartitionId, SlotRange, Source, TopicUuid,
+};
+
+/// First byte of a binary [`GroupRecord::Settled`].
+pub const TAG_SETTLED: u8 = 1;
+/// First byte of a binary [`GroupRecord::Tried`].
+pub const TAG_TRIED: u8 = 2;
+
+/// How records were settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum SettledAs {
+    /// Acknowledged.
+    Acked,
+    /// Skipped by a consumer, a filter, an operator or a policy.
+    Skipped,
+    /// Copied to the dead letters because it failed.
+    Dead,
+    /// Copied to the dead letters behind another, or spilled.
+    Parked,
+    /// Not in the log any more.
+    Expired,
+    /// Committed past (mode OFFSET).
+    Committed,
+}
+
+impl SettledAs {
+    const ALL: [Self; 6] = [Self::Acked, Self::Skipped, Self::Dead, Self::Parked, Self::Expired, Self::Committed];
+}
+
+/// The tries of an unsettled record (rules AK-6, RT-6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// Its offset.
+    pub offset: Offset,
+    /// Epoch of its frame.
+    pub epoch: PartitionEpoch,
+    /// Deliveries that count (rule RT-5).
+    pub attempts: u32,
+    /// Wall time of the next try; 0: at once.
+    pub due_ms: i64,
+    /// Time of the first delivery.
+    pub first_ms: i64,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// Its slot.
+    pub slot: KeySlot,
+    /// Class of the last error; empty: none.
+    pub class: String,
+}
+
+/// A dead letter on its way (rule DL-4): durable before its copy is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The record.
+    pub key: EntryKey,
+    /// Its lane.
+    pub lane: LaneKey,
+    /// Its slot.
+    pub slot: KeySlot,
+    /// Why.
+    pub kind: EntryKind,
+    /// Why exactly.
+    pub reason: DeadReason,
+    /// Whether the lane lives on from its entries (rule KO-7).
+    pub spilled: bool,
+    /// Cycle of the copy.
+    pub cycle: u32,
+    /// Deliveries that counted.
+    pub attempts: u32,
+    /// Wall time of the next try, carried over by a spilled head; 0: at once.
+    pub due_ms: i64,
+    /// Time of the first delivery; 0: never delivered.
+    pub first_delivery_ms: i64,
+    /// Time of the first and the last failure; 0: none.
+    pub first_failure_ms: i64,
+    /// Time of the last failure; 0: none.
+    pub last_failure_ms: i64,
+    /// Time of the death.
+    pub dead_ms: i64,
+    /// The last error.
+    pub error: Option<ErrorInfo>,
+    /// Member that had it last.
+    pub member: Option<MemberId>,
+    /// Version of that member's client.
+    pub client_version: String,
+    /// Head of its lane, if parked.
+    pub blocked_by: Option<EntryKey>,
+    /// End of the dead-letter partition when the intent was made: the copy is not before (rule DL-4).
+    pub dlq_end: Offset,
+    /// Records of the batch, if the whole of it goes as one (rule DL-16); else 1.
+    pub records: u32,
+}
+
+/// What a handler said went wrong; cut to the limits.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ErrorInfo {
+    /// Class, such as an exception's name.
+    pub class: String,
+    /// Message, at most 4 KiB.
+    pub message: String,
+    /// Stack, at most 16 KiB.
+    pub stack: String,
+    /// Given by the client, or computed.
+    pub fingerprint: String,
+    /// The record's traceparent of the delivery, if any.
+    pub trace: String,
+}
+
+/// A run of slots and who owns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnedRun {
+    /// The slots.
+    pub slots: SlotRange,
+    /// The owner.
+    pub member: MemberId,
+    /// The group epoch that gave it.
+    pub epoch: AssignmentEpoch,
+}
+
+/// A pause (rule OF-6).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Only this topic; `None`: the group.
+    pub topic: Option<TopicUuid>,
+    /// Only this partition of it.
+    pub partition: Option<PartitionId>,
+    /// Why.
+    pub reason: PauseReason,
+    /// Wall time at which it ends by itself.
+    pub until_ms: Option<i64>,
+    /// Who, when, why.
+    pub act: Act,
+}
+
+/// Why a group or a part of it pauses (rule OF-6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PauseReason {
+    /// Someone asked for it.
+    Operator,
+    /// Too many records are held and there are no dead letters to spill to.
+    HeldLimit,
+    /// Too many lanes are dead.
+    DeadLimit,
+    /// The dead letters are at their limit of bytes.
+    DlqFull,
+    /// No room for dead letters.
+    DiskLow,
+    /// A gap waits to be accepted (rule RE-4).
+    Gap,
+}
+
+/// Why records will not come (rule RE-4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum GapReason {
+    /// Retention removed them.
+    Retention,
+    /// They were trimmed.
+    Trim,
+    /// They are damaged.
+    Corrupt,
+    /// They were cut from the end.
+    Truncated,
+    /// Their batch cannot be decoded.
+    Undecodable,
+    /// Their dead letter expired.
+    DlqExpired,
+}
+
+/// A partition with the place where the group begins in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The partition.
+    pub source: Source,
+    /// First offset.
+    pub offset: Offset,
+    /// Epoch of the partition then.
+    pub epoch: PartitionEpoch,
+}
+
+/// Who answers for a group and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GroupNotes {
+    /// Who.
+    pub owner: String,
+    /// What.
+    pub description: String,
+    /// Free labels.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// A change of one group: the only thing that changes a [`super::state::GroupState`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum GroupRecord {
+    /// The group exists.
+    Created {
+        /// Name.
+        name: GroupName,
+        /// Settings.
+        config: Box<GroupConfig>,
+        /// Notes.
+        notes: GroupNotes,
+        /// When.
+        created_ms: i64,
+    },
+    /// Settings or notes changed.
+    Configured {
+        /// Settings now.
+        config: Box<GroupConfig>,
+        /// Notes now.
+        notes: GroupNotes,
+    },
+    /// The group is gone with all that is its.
+    Deleted,
+    /// Topics came or went; each new partition has its start.
+    Topics {
+        /// Topics that came.
+        added: Vec<GroupTopic>,
+        /// Where the group starts in each of their partitions.
+        starts: Vec<Start>,
+        /// Topics that went.
+        removed: Vec<TopicUuid>,
+    },
+    /// A session of a member began.
+    Joined {
+        /// The member.
+        member: MemberId,
+        /// Its session.
+        epoch: MemberEpoch,
+        /// Its instance id, if static (rule GM-9).
+        instance: Option<String>,
+        /// Name that its client gives itself.
+        client_id: String,
+        /// Version of its client.
+        client_version: String,
+        /// When.
+        time_ms: i64,
+    },
+    /// A member is gone.
+    Left {
+        /// The member.
+        member: MemberId,
+    },
+    /// A static member's session ended; its units wait (rule GM-9).
+    Detached {
+        /// The member.
+        member: MemberId,
+        /// When.
+        time_ms: i64,
+    },
+    /// Units changed hands: all runs of each partition named.
+    Assigned {
+        /// The group epoch.
+        epoch: u64,
+        /// Partitions with all their runs.
+        runs: Vec<(Source, Vec<OwnedRun>)>,
+    },
+    /// Records were settled.
+    Settled {
+        /// The partition.
+        source: Source,
+        /// How.
+        how: SettledAs,
+        /// Which, in order, without overlap.
+        runs: Vec<OffsetRange>,
+    },
+    /// Records were tried.
+    Tried {
+        /// The partition.
+        source: Source,
+        /// Which; one with 0 attempts is forgotten.
+        tries: Vec<Tried>,
+    },
+    /// An offset was committed (rule AK-8).
+    Committed {
+        /// The partition.
+        source: Source,
+        /// The next offset.
+        next: Offset,
+        /// Epoch of the record before it.
+        epoch: PartitionEpoch,
+        /// The client's own.
+        metadata: String,
+    },
+    /// A dead letter is on its way.
+    Intended {
+        /// Its number in the partition, rising.
+        number: u64,
+        /// What.
+        intent: Box<Intent>,
+    },
+    /// A dead letter has arrived, or was lost; its record is settled with it (not in mode OFFSET).
+    Arrived {
+        /// The partition.
+        source: Source,
+        /// The intent's number.
+        number: u64,
+        /// How its record is settled; `None`: it is not (mode OFFSET).
+        how: Option<SettledAs>,
+    },
+    /// Positions were set anew (rule OF-3).
+    Reset {
+        /// The floors now.
+        floors: Vec<Start>,
+        /// Whether entries at or above them are cleared; recovery finishes that.
+        clear: bool,
+        /// The group epoch, raised.
+        epoch: u64,
+        /// Whether it undoes the last reset.
+        undo: bool,
+        /// Who and why.
+        act: Act,
+    },
+    /// The entries that a reset clears are cleared.
+    Cleared,
+    /// A pause began, or took the place of one of the same extent and reason.
+    Paused(Pause),
+    /// Pauses of this extent and reason ended.
+    Resumed {
+        /// Only this topic; `None`: the group.
+        topic: Option<TopicUuid>,
+        /// Only this partition.
+        partition: Option<PartitionId>,
+        /// Reason.
+        reason: PauseReason,
+    },
+    /// A gap was told, and accepted if the policy asks for it: what is unsettled in it is expired.
+    GapPassed {
+        /// The partition.
+        source: Source,
+        /// The gap.
+        range: OffsetRange,
+        /// Why.
+        reason: GapReason,
+    },
+    /// A partition's end was cut (rule AK-12).
+    Cut {
+        /// The partition.
+        source: Source,
+        /// First offset cut.
+        at: Offset,
+        /// The epoch that began with it.
+        epoch: PartitionEpoch,
+        /// The group epoch, raised.
+        group_epoch: u64,
+    },
+    /// A partition has a new epoch without anything of the group being cut.
+    Epoch {
+        /// The partition.
+        source: Source,
+        /// Its epoch.
+        epoch: PartitionEpoch,
+    },
+    /// How often in a row the unit's member was lost with its first record started (rule RM-8).
+    Crashes {
+        /// The partition.
+        source: Source,
+        /// The count.
+        count: u32,
+    },
+    /// The breaker was forced, or let go.
+    Breaker {
+        /// Open or closed by hand; `None`: by itself.
+        forced: Option<bool>,
+        /// Who and why.
+        act: Act,
+    },
+    /// The journal was damaged and the group goes on from its last good state (rule AK-11).
+    Recovered {
+        /// The group epoch, raised past any that was given.
+        epoch: u64,
+    },
+}
+
+/// A record with the group that it belongs to, as the journal has it: `group: u64 LE | record`.
+pub fn encode(group: GroupId, record: &GroupRecord) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64);
+    out.extend_from_slice(&group.0.to_le_bytes());
+    match record {
+        GroupRecord::Settled { source, how, runs } => {
+            out.push(TAG_SETTLED);
+            put_source(&mut out, *source);
+            let how = SettledAs::ALL.iter().position(|one| one == how).expect("every value is in the list");
+            put(&mut out, how as u64);
+            put(&mut out, runs.len() as u64);
+            let mut end = 0;
+            for run in runs {
+                put(&mut out, run.from.get().wrapping_sub(end));
+                put(&mut out, run.to.distance_from(run.from));
+                end = run.to.get();
+            }
+        }
+        GroupRecord::Tried { source, tries } => {
+            out.push(TAG_TRIED);
+            put_source(&mut out, *source);
+            put(&mut out, tries.len() as u64);
+            for tried in tries {
+                put(&mut out, tried.offset.get());
+                put(&mut out, tried.epoch.get().into());
+                put(&mut out, tried.attempts.into());
+                put(&mut out, tried.due_ms as u64);
+                put(&mut out, tried.first_ms as u64);
+                out.extend_from_slice(&tried.lane.0.to_le_bytes());
+                put(&mut out, tried.slot.get().into());
+                put(&mut out, tried.class.len() as u64);
+                out.extend_from_slice(tried.class.as_bytes());
+            }
+        }
+        other => serde_json::to_writer(&mut out, other).expect("records have no keys that are no strings"),
+    }
+    out
+}
+
+/// Reads a record.
+///
+/// # Errors
+/// What does not fit, in words.
+pub fn decode(bytes: &[u8]) -> Result<(GroupId, GroupRecord), String> {
+    let (group, rest) = bytes.split_first_chunk::<8>().ok_or("too short for a group's number")?;
+    let group = GroupId(u64::from_le_bytes(*group));
+    let record = match rest.first() {
+        Some(&TAG_SETTLED) => decode_settled(&mut Input(&rest[1..]))?,
+        Some(&TAG_TRIED) => decode_tried(&mut Input(&rest[1..]))?,
+        _ => serde_json::from_slice(rest).map_err(|error| error.to_string())?,
+    };
+    Ok((group, record))
+}
+
+fn put(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+fn put_source(out: &mut Vec<u8>, source: Source) {
+    out.extend_from_slice(&source.topic.0);
+    put(out, source.partition.0.into());
+}
+
+/// What is left to read.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let (byte, rest) = self.0.split_first().ok_or("cut short")?;
+            self.0 = rest;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("a number of more than 64 bits".into())
+    }
+
+    fn u32(&mut self) -> Result<u32, String> {
+        u32::try_from(self.varint()?).map_err(|_| "a number of more than 32 bits".into())
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], String> {
+        let (array, rest) = self.0.split_first_chunk::<N>().ok_or("cut short")?;
+        self.0 = rest;
+        Ok(*array)
+    }
+
+    fn text(&mut self) -> Result<String, String> {
+        let length = usize::try_from(self.varint()?).map_err(|_| "a length beyond memory")?;
+        let (text, rest) = self.0.split_at_checked(length).ok_or("cut short")?;
+        self.0 = rest;
+        String::from_utf8(text.to_vec()).map_err(|error| error.to_string())
+    }
+
+    fn source(&mut self) -> Result<Source, String> {
+        Ok(Source { topic: TopicUuid(self.array()?), partition: PartitionId(self.u32()?) })
+    }
+
+    fn offset(&mut self) -> Result<Offset, String> {
+        Offset::new(self.varint()?).ok_or_else(|| "an offset beyond the greatest".into())
+    }
+
+    fn end(&self) -> Result<(), String> {
+        if self.0.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", self.0.len())) }
+    }
+}
+
+fn decode_settled(input: &mut Input<'_>) -> Result<GroupRecord, String> {
+    let source = input.source()?;
+    let how = usize::try_from(input.varint()?).ok().and_then(|how| SettledAs::ALL.get(how).copied());
+    let how = how.ok_or("an unknown way to settle")?;
+    let count = input.varint()?;
+    let (mut runs, mut end) = (Vec::new(), 0_u64);
+    for _ in 0..count {
+        let from = end.checked_add(input.varint()?).and_then(Offset::new).ok_or("an offset beyond the greatest")?;
+        let to = from.checked_add(input.varint()?).ok_or("an offset beyond the greatest")?;
+        runs.push(OffsetRange { from, to });
+        end = to.get();
+    }
+    input.end()?;
+    Ok(GroupRecord::Settled { source, how, runs })
+}
+
+fn decode_tried(input: &mut Input<'_>) -> Result<GroupRecord, String> {
+    let source = input.source()?;
+    let count = input.varint()?;
+    let mut tries = Vec::new();
+    for _ in 0..count {
+        tries.push(Tried {
+            offset: input.offset()?,
+            epoch: PartitionEpoch::new(input.u32()?).ok_or("an epoch beyond the greatest")?,
+            attempts: input.u32()?,
+            due_ms: input.varint()? as i64,
+            first_ms: input.varint()? as i64,
+            lane: LaneKey(u128::from_le_bytes(input.array()?)),
+            slot: KeySlot::new(input.u32()?).ok_or("a slot beyond the last")?,
+            class: input.text()?,
+        });
+    }
+    input.end()?;
+    Ok(GroupRecord::Tried { source, tries })
+}

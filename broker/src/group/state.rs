@@ -1,0 +1,354 @@
+//! Everything durable of a group, and the one way in which it changes: [`GroupState::replay`].
+//!
+//! What is not here is gone after a restart: leases, credits, what was read ahead. Dead-letter entries are in
+//! [`super::entry::EntryTable`], with a journal of their own.
+//!
+//! Invariants: the group epoch only rises, member epochs too; the floor of a partition falls by a reset, an undo, a
+//! recovery or a cut alone (rule G1); an unsettled record's tries are kept until it is settled (rule AK-6).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::config::{GroupConfig, GroupTopic};
+use super::entry::Act;
+use super::pairs;
+use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tried};
+use super::settled::SettledSet;
+use crate::limits;
+use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, PartitionEpoch, Source, TopicUuid};
+
+/// A member as the journal knows it (rule GM-11).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberState {
+    /// Its session.
+    pub epoch: MemberEpoch,
+    /// Its instance id, if static.
+    pub instance: Option<String>,
+    /// Name that its client gives itself.
+    pub client_id: String,
+    /// Version of its client.
+    pub client_version: String,
+    /// When the session began, milliseconds since 1970.
+    pub joined_ms: i64,
+    /// When the stream of a static member ended, milliseconds since 1970; `None`: it has not.
+    pub detached_ms: Option<i64>,
+}
+
+/// The last commit of a partition (mode OFFSET).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Commit {
+    /// Epoch of the record before the committed offset.
+    pub epoch: PartitionEpoch,
+    /// The client's own, at most 4 KiB.
+    pub metadata: String,
+}
+
+/// What a group knows of a partition (rule AK-6).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// Epoch of the partition that this state was last compared with (rule G7).
+    pub epoch: PartitionEpoch,
+    /// Floor and what is settled above it.
+    pub settled: SettledSet,
+    /// Unsettled records that were tried.
+    #[serde(with = "pairs")]
+    pub tried: BTreeMap<Offset, Tried>,
+    /// Dead letters on their way, by number.
+    #[serde(with = "pairs")]
+    pub intents: BTreeMap<u64, Intent>,
+    /// Number of the next intent.
+    pub next_intent: u64,
+    /// The last commit.
+    pub commit: Commit,
+    /// Crashes in a row (rule RM-8).
+    pub crashes: u32,
+}
+
+impl PartitionState {
+    /// The state of a partition that a group starts at `start`.
+    pub fn new(start: &Start) -> Self {
+        Self {
+            epoch: start.epoch,
+            settled: SettledSet::new(start.offset),
+            tried: BTreeMap::new(),
+            intents: BTreeMap::new(),
+            next_intent: 1,
+            commit: Commit::default(),
+            crashes: 0,
+        }
+    }
+}
+
+/// A reset that can be undone (rule OF-3).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResetMade {
+    /// The floors before it.
+    pub before: Vec<Start>,
+    /// Who and why.
+    pub act: Act,
+}
+
+/// Everything durable of a group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupState {
+    /// Its number.
+    pub id: GroupId,
+    /// Its name.
+    pub name: GroupName,
+    /// Settings.
+    pub config: GroupConfig,
+    /// Rises with each change of settings or notes.
+    pub revision: u64,
+    /// Notes.
+    pub notes: GroupNotes,
+    /// When it was created, milliseconds since 1970.
+    pub created_ms: i64,
+    /// The group epoch: every assignment epoch was one (rule GM-6).
+    pub epoch: u64,
+    /// Epoch of the next session of a member.
+    pub next_member_epoch: u64,
+    /// Topics.
+    #[serde(with = "pairs")]
+    pub topics: BTreeMap<TopicUuid, GroupTopic>,
+    /// Partitions.
+    #[serde(with = "pairs")]
+    pub partitions: BTreeMap<Source, PartitionState>,
+    /// Members.
+    #[serde(with = "pairs")]
+    pub members: BTreeMap<MemberId, MemberState>,
+    /// Who owns which slots, in order of slots.
+    #[serde(with = "pairs")]
+    pub owners: BTreeMap<Source, Vec<OwnedRun>>,
+    /// Pauses.
+    pub pauses: Vec<Pause>,
+    /// The last resets, the newest last.
+    pub resets: VecDeque<ResetMade>,
+    /// A reset that clears entries at or above these floors, not finished yet.
+    pub clearing: Option<Vec<Start>>,
+    /// The breaker by hand, and by whom.
+    pub breaker: Option<(bool, Act)>,
+}
+
+impl GroupState {
+    /// A group that begins; `record` must be [`GroupRecord::Created`].
+    ///
+    /// # Errors
+    /// Any other record.
+    pub fn create(id: GroupId, record: &GroupRecord) -> Result<Self, String> {
+        let GroupRecord::Created { name, config, notes, created_ms } = record else {
+            return Err(format!("group {id} is not there"));
+        };
+        Ok(Self {
+            id,
+            name: name.clone(),
+            config: (**config).clone(),
+            revision: 1,
+            notes: notes.clone(),
+            created_ms: *created_ms,
+            epoch: 1,
+            next_member_epoch: 1,
+            topics: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            members: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            pauses: Vec::new(),
+            resets: VecDeque::new(),
+            clearing: None,
+            breaker: None,
+        })
+    }
+
+    /// Applies a change: the only way in which durable state changes. [`GroupRecord::Deleted`] is for the keeper of
+    /// all groups.
+    ///
+    /// # Errors
+    /// The record does not fit what is there.
+    pub fn replay(&mut self, record: &GroupRecord) -> Result<(), String> {
+        match record {
+            GroupRecord::Created { .. } => return Err(format!("group {} is there already", self.id)),
+            GroupRecord::Deleted => {}
+            GroupRecord::Configured { config, notes } => {
+                self.config = (**config).clone();
+                self.notes = notes.clone();
+                self.revision += 1;
+            }
+            GroupRecord::Topics { added, starts, removed } => self.replay_topics(added, starts, removed),
+            GroupRecord::Joined { member, epoch, instance, client_id, client_version, time_ms } => {
+                let state = MemberState {
+                    epoch: *epoch,
+                    instance: instance.clone(),
+                    client_id: client_id.clone(),
+                    client_version: client_version.clone(),
+                    joined_ms: *time_ms,
+                    detached_ms: None,
+                };
+                self.members.insert(*member, state);
+                self.next_member_epoch = self.next_member_epoch.max(epoch.0 + 1);
+            }
+            GroupRecord::Left { member } => drop(self.members.remove(member)),
+            GroupRecord::Detached { member, time_ms } => {
+                let member = self.members.get_mut(member).ok_or("a member that is not there was detached")?;
+                member.detached_ms = Some(*time_ms);
+            }
+            GroupRecord::Assigned { epoch, runs } => {
+                self.epoch = self.epoch.max(*epoch);
+                for (source, runs) in runs {
+                    if runs.is_empty() {
+                        self.owners.remove(source);
+                    } else {
+                        self.owners.insert(*source, runs.clone());
+                    }
+                }
+            }
+            GroupRecord::Paused(pause) => {
+                self.resume(pause.topic, pause.partition, pause.reason);
+                self.pauses.push(pause.clone());
+            }
+            GroupRecord::Resumed { topic, partition, reason } => self.resume(*topic, *partition, *reason),
+            GroupRecord::Breaker { forced, act } => self.breaker = forced.map(|forced| (forced, act.clone())),
+            GroupRecord::Recovered { epoch } => {
+                self.epoch = self.epoch.max(*epoch);
+            }
+            GroupRecord::Reset { floors, clear, epoch, undo, act } => {
+                self.replay_reset(floors, *clear, *undo, act);
+                self.epoch = self.epoch.max(*epoch);
+            }
+            GroupRecord::Cleared => self.clearing = None,
+            other => self.replay_partition(other)?,
+        }
+        Ok(())
+    }
+
+    fn resume(
+        &mut self,
+        topic: Option<TopicUuid>,
+        partition: Option<crate::model::PartitionId>,
+        reason: super::record::PauseReason,
+    ) {
+        self.pauses.retain(|pause| (pause.topic, pause.partition, pause.reason) != (topic, partition, reason));
+    }
+
+    fn replay_topics(&mut self, added: &[GroupTopic], starts: &[Start], removed: &[TopicUuid]) {
+        for topic in removed {
+            self.topics.remove(topic);
+            self.partitions.retain(|source, _| source.topic != *topic);
+            self.owners.retain(|source, _| source.topic != *topic);
+            self.pauses.retain(|pause| pause.topic != Some(*topic));
+            self.resets.iter_mut().for_each(|reset| reset.before.retain(|start| start.source.topic != *topic));
+        }
+        for topic in added {
+            self.topics.insert(topic.topic, topic.clone());
+        }
+        for start in starts {
+            self.partitions.entry(start.source).or_insert_with(|| PartitionState::new(start));
+        }
+    }
+
+    fn replay_reset(&mut self, floors: &[Start], clear: bool, undo: bool, act: &Act) {
+        let mut before = Vec::new();
+        for start in floors {
+            let Some(partition) = self.partitions.get_mut(&start.source) else { continue };
+            let (offset, epoch) = (partition.settled.floor(), partition.epoch);
+            before.push(Start { source: start.source, offset, epoch });
+            partition.settled.set_floor(start.offset);
+            partition.epoch = start.epoch;
+            partition.tried.clear();
+            partition.commit = super::state::Commit::default();
+        }
+        if undo {
+            self.resets.pop_back();
+        } else {
+            self.resets.push_back(ResetMade { before, act: act.clone() });
+            while self.resets.len() > limits::RESETS_KEPT {
+                self.resets.pop_front();
+            }
+        }
+        if clear {
+            self.clearing = Some(floors.to_vec());
+        }
+    }
+
+    fn replay_partition(&mut self, record: &GroupRecord) -> Result<(), String> {
+        let source = match record {
+            GroupRecord::Settled { source, .. }
+            | GroupRecord::Tried { source, .. }
+            | GroupRecord::Committed { source, .. }
+            | GroupRecord::Arrived { source, .. }
+            | GroupRecord::GapPassed { source, .. }
+            | GroupRecord::Cut { source, .. }
+            | GroupRecord::Epoch { source, .. }
+            | GroupRecord::Crashes { source, .. } => *source,
+            GroupRecord::Intended { intent, .. } => intent.key.source,
+            other => return Err(format!("not a record of a partition: {other:?}")),
+        };
+        // What is late for a topic that was taken out meanwhile changes nothing.
+        let Some(partition) = self.partitions.get_mut(&source) else { return Ok(()) };
+        partition.replay(record)?;
+        if let GroupRecord::Cut { group_epoch, .. } = record {
+            self.epoch = self.epoch.max(*group_epoch);
+        }
+        Ok(())
+    }
+}
+
+impl PartitionState {
+    fn replay(&mut self, record: &GroupRecord) -> Result<(), String> {
+        match record {
+            GroupRecord::Settled { runs, .. } => {
+                for run in runs {
+                    self.settled.settle(*run);
+                    self.forget_tries(run.from, run.to);
+                }
+            }
+            GroupRecord::Tried { tries, .. } => {
+                for tried in tries {
+                    if tried.attempts == 0 && tried.due_ms == 0 {
+                        self.tried.remove(&tried.offset);
+                    } else if !self.settled.contains(tried.offset) {
+                        self.tried.insert(tried.offset, tried.clone());
+                    }
+                }
+            }
+            GroupRecord::Committed { next, epoch, metadata, .. } => {
+                self.settled.set_floor(*next);
+                self.commit = Commit { epoch: *epoch, metadata: metadata.clone() };
+                self.crashes = 0;
+            }
+            GroupRecord::Intended { number, intent } => {
+                self.intents.insert(*number, (**intent).clone());
+                self.next_intent = self.next_intent.max(number + 1);
+            }
+            GroupRecord::Arrived { number, how, .. } => {
+                if let (Some(intent), Some(_)) = (self.intents.remove(number), how) {
+                    let from = intent.key.offset;
+                    let to = from.saturating_add(u64::from(intent.records.max(1)));
+                    self.settled.settle(crate::model::OffsetRange { from, to });
+                    self.forget_tries(from, to);
+                }
+            }
+            GroupRecord::GapPassed { range, .. } => {
+                self.settled.settle(*range);
+                self.forget_tries(range.from, range.to);
+            }
+            GroupRecord::Cut { at, epoch, .. } => {
+                self.settled.cut(*at);
+                self.tried.retain(|offset, _| offset < at);
+                self.epoch = *epoch;
+                self.crashes = 0;
+            }
+            GroupRecord::Epoch { epoch, .. } => self.epoch = *epoch,
+            GroupRecord::Crashes { count, .. } => self.crashes = *count,
+            other => return Err(format!("not a record of a partition: {other:?}")),
+        }
+        Ok(())
+    }
+
+    fn forget_tries(&mut self, from: Offset, to: Offset) {
+        if self.tried.is_empty() {
+            return;
+        }
+        let gone: Vec<Offset> = self.tried.range(from..to).map(|(offset, _)| *offset).collect();
+        gone.iter().for_each(|offset| drop(self.tried.remove(offset)));
+    }
+}
