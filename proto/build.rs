@@ -2,8 +2,15 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 4] =
-    ["sawlog/v1/types.proto", "sawlog/v1/topic.proto", "sawlog/v1/produce.proto", "sawlog/v1/read.proto"];
+const PROTOS: [&str; 7] = [
+    "sawlog/v1/types.proto",
+    "sawlog/v1/topic.proto",
+    "sawlog/v1/produce.proto",
+    "sawlog/v1/read.proto",
+    "sawlog/v1/group.proto",
+    "sawlog/v1/consume.proto",
+    "sawlog/v1/dead_letter.proto",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let descriptors = protox::compile(PROTOS, ["."])?;

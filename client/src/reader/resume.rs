@@ -367,7 +367,7 @@ fn reason_of(reason: v1::GapReason) -> GapReason {
         v1::GapReason::Corrupt => GapReason::Corrupt,
         v1::GapReason::Truncated => GapReason::Truncated,
         v1::GapReason::Undecodable => GapReason::Undecodable,
-        v1::GapReason::Unspecified => GapReason::Other,
+        v1::GapReason::Unspecified | v1::GapReason::DlqExpired => GapReason::Other,
     }
 }
 
