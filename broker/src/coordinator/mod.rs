@@ -146,6 +146,17 @@ impl Session {
         todo!()
     }
 
+    /// The group's number, of which ids of entries are made.
+    pub fn group_id(&self) -> GroupId {
+        todo!()
+    }
+
+    /// Name of a topic of the group.
+    pub fn topic_name(&self, topic: crate::model::TopicUuid) -> Option<TopicName> {
+        let _ = topic;
+        todo!()
+    }
+
     /// Takes a verb. Never blocks; answers come as frames.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ pub enum Frame {
         /// Offsets in it that the filter leaves out.
         filtered: Vec<Offset>,
     },
-    /// Answers to Ack and Nack, by targets.
+    /// Answers to Ack, Nack and Extend, one a verb (rule AK-2).
     AckResults {
         /// Number of the request.
         request: u64,

@@ -207,6 +207,8 @@ pub enum Verb {
     },
     /// More time (rule AK-5).
     Extend {
+        /// Number to answer with (rule AK-2).
+        request: u64,
         /// What.
         targets: Targets,
     },
