@@ -6,37 +6,26 @@
 //!
 //! It must not know messages, gRPC or files.
 
+mod admin;
 mod error;
+pub mod views;
 
 use std::sync::Arc;
 
 use sawlog_proto::batch::BatchRecord;
 
 pub use error::GroupError;
+pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
 use crate::group::effect::{Delivery, Frame, Mark};
 use crate::group::event::{Join, Verb};
-use crate::group::record::GroupNotes;
-use crate::group::{GroupConfig, StartAt};
-use crate::model::{AssignmentEpoch, GroupId, GroupName, Offset, PartitionEpoch, Source, TopicName};
+use crate::group::GroupConfig;
+use crate::model::{AssignmentEpoch, GroupName, Offset, PartitionEpoch, Source};
 use crate::partition::Frame as LogFrame;
 
 /// All groups of a broker.
 #[derive(Debug)]
 pub struct Coordinator {}
-
-/// A group to create.
-#[derive(Debug, Clone)]
-pub struct NewGroup {
-    /// Name.
-    pub name: GroupName,
-    /// Settings.
-    pub config: GroupConfig,
-    /// Where it begins.
-    pub start: StartAt,
-    /// Notes.
-    pub notes: GroupNotes,
-}
 
 /// What a member wants to join.
 #[derive(Debug, Clone)]
@@ -53,15 +42,6 @@ pub struct JoinGroup {
     pub min_bytes: u32,
     /// Longest wait for them.
     pub max_wait_ms: u64,
-}
-
-/// What a member expects of the group it joins.
-#[derive(Debug, Clone, Default)]
-pub struct Expect {
-    /// Its mode.
-    pub mode: Option<crate::group::Mode>,
-    /// Its topics.
-    pub topics: Option<Vec<TopicName>>,
 }
 
 /// One stream of a member. Dropped without [`Verb::Leave`], it may be resumed.
@@ -130,14 +110,6 @@ impl Coordinator {
         todo!()
     }
 
-    /// Creates a group. A repeat with equal settings answers the one that exists.
-    ///
-    /// # Errors
-    /// See [`GroupError`].
-    pub async fn create(self: &Arc<Self>, new: NewGroup) -> Result<(GroupId, bool), GroupError> {
-        let _ = new;
-        todo!()
-    }
 }
 
 impl Session {

@@ -3,3 +3,5 @@
 //!
 //! [mover`] carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
 //! Lane states are decided by [`crate::group`], not here. It must not know messages, gRPC or files.
+
+pub mod handle;

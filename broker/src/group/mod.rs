@@ -27,6 +27,7 @@ pub mod record;
 pub mod retry;
 pub mod settled;
 pub mod state;
+pub mod view;
 
 pub use config::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, StartAt};
 
