@@ -17,9 +17,9 @@ use sawlog_proto::batch::BatchRecord;
 pub use error::GroupError;
 pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
+use crate::group::GroupConfig;
 use crate::group::effect::{Delivery, Frame, Mark};
 use crate::group::event::{Join, Verb};
-use crate::group::GroupConfig;
 use crate::model::{AssignmentEpoch, GroupName, Offset, PartitionEpoch, Source};
 use crate::partition::Frame as LogFrame;
 
@@ -109,7 +109,6 @@ impl Coordinator {
         let _ = join;
         todo!()
     }
-
 }
 
 impl Session {
@@ -119,12 +118,12 @@ impl Session {
     }
 
     /// The group's number, of which ids of entries are made.
-    pub fn group_id(&self) -> GroupId {
+    pub fn group_id(&self) -> crate::model::GroupId {
         todo!()
     }
 
     /// Name of a topic of the group.
-    pub fn topic_name(&self, topic: crate::model::TopicUuid) -> Option<TopicName> {
+    pub fn topic_name(&self, topic: crate::model::TopicUuid) -> Option<crate::model::TopicName> {
         let _ = topic;
         todo!()
     }

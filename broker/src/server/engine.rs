@@ -85,6 +85,11 @@ impl Engine {
         &self.topics
     }
 
+    /// All consumer groups.
+    pub fn coordinator(&self) -> &Arc<crate::coordinator::Coordinator> {
+        todo!()
+    }
+
     /// All metrics.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
