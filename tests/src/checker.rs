@@ -13,6 +13,8 @@
 //!
 //! It must not know the broker: only histories. It is itself tested with forged ones.
 
+pub mod groups;
+
 use std::collections::{BTreeMap, HashMap};
 
 /// Which record it is: a number that rises along a producer in the order of sending, unique for the producer.
