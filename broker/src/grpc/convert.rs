@@ -161,6 +161,12 @@ pub(super) fn topic_to_wire(topic: &Topic) -> v1::Topic {
         slot_hash_version: topic.slot_hash_version,
         create_time: Some(timestamp(topic.created_ms)),
         update_time: Some(timestamp(revision.updated_ms)),
+        dead_letters_of: topic.dead_letters.as_deref().map(|of| v1::DeadLettersOf {
+            topic: of.source_name.to_string(),
+            topic_id: of.source.to_string(),
+            group: of.group_name.clone(),
+            group_id: of.group.0,
+        }),
     }
 }
 

@@ -103,9 +103,10 @@ pub(super) fn begin(
     request: v1::ProduceRequest,
     permit: Permit,
 ) -> Result<Pending, Problem> {
+    let not_written = |problem: Problem| problem.outcome(Outcome::NotWritten);
+    topic.check_not_reserved().map_err(|error| not_written(error.into()))?;
     let rules = rules_of(topic);
     let name = topic.name.as_str();
-    let not_written = |problem: Problem| problem.outcome(Outcome::NotWritten);
     let asked = convert::ack_level("ack", request.ack).map_err(not_written)?;
     let level = admit::level(&rules, asked).map_err(|error| status::admit(name, &error))?;
     let mut pending = Pending::new(context, topic);

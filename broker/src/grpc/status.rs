@@ -266,6 +266,17 @@ impl From<TopicError> for Problem {
                 .fact("offset", offset)
                 .fact("earliest", earliest)
                 .fact("latest", latest),
+            TopicError::ReservedTopic { name } => Self::new(R::ReservedTopic, message).fact("topic", escaped(&name)),
+            TopicError::DeadLetterNameTaken { group, topic, name } => Self::new(R::DlqNameTaken, message)
+                .fact("group", escaped(&group))
+                .fact("topic", escaped(&topic))
+                .fact("name", escaped(&name)),
+            TopicError::OpenEntries { name, open } => {
+                Self::new(R::OpenEntries, message).fact("topic", escaped(&name)).fact("open", open)
+            }
+            TopicError::JobConflict { name, job } => {
+                Self::new(R::JobConflict, message).fact("topic", escaped(&name)).fact("job", job)
+            }
             TopicError::Limit { limit, max } => {
                 Self::new(R::LimitReached, message).fact("limit", limit).fact("max", max)
             }

@@ -154,8 +154,8 @@ impl TopicService for TopicHandler {
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
-        // `force` concerns dependants, of which there are none yet.
-        let deleted = self.0.parts.topics.delete(&request.get_ref().name).await;
+        let request = request.get_ref();
+        let deleted = self.0.parts.topics.delete(&request.name, request.force).await;
         let response = deleted.map(|id| v1::DeleteTopicResponse { topic_id: id.to_string() });
         self.answer(response.map_err(Problem::from))
     }

@@ -7,6 +7,12 @@ use serde::{Deserialize, Serialize};
 
 /// Most bytes of a topic or group name, so that `{topic}.{group}.dlq` stays within Kafka's 249.
 pub const NAME_BYTES: usize = crate::limits::NAME_BYTES;
+/// Suffix of the names of dead-letter topics; clients may not make a topic with it (rule DL-1).
+pub const DEAD_LETTER_SUFFIX: &str = ".dlq";
+/// Most bytes of the name of a dead-letter topic: Kafka's limit.
+pub const DEAD_LETTER_NAME_BYTES: usize = 249;
+
+const _: () = assert!(2 * NAME_BYTES + 1 + DEAD_LETTER_SUFFIX.len() <= DEAD_LETTER_NAME_BYTES);
 
 /// Why a name was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,10 +59,26 @@ impl TopicName {
     /// # Errors
     /// The rule that the name breaks.
     pub fn parse(name: &str) -> Result<Self, NameError> {
+        let checked = Self::parse_dead_letter(name)?;
+        if name.len() > NAME_BYTES {
+            return Err(NameError::TooLong);
+        }
+        if name.ends_with(DEAD_LETTER_SUFFIX) {
+            return Err(NameError::ReservedSuffix);
+        }
+        Ok(checked)
+    }
+
+    /// Checks the name of a dead-letter topic (rule DL-1): longer than others, since it is made of two names, and with
+    /// the suffix that others may not have, if it likes.
+    ///
+    /// # Errors
+    /// The rule that the name breaks.
+    pub fn parse_dead_letter(name: &str) -> Result<Self, NameError> {
         if name.is_empty() {
             return Err(NameError::Empty);
         }
-        if name.len() > NAME_BYTES {
+        if name.len() > DEAD_LETTER_NAME_BYTES {
             return Err(NameError::TooLong);
         }
         if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
@@ -71,10 +93,12 @@ impl TopicName {
         if name.ends_with('.') {
             return Err(NameError::TrailingDot);
         }
-        if name.ends_with(".dlq") {
-            return Err(NameError::ReservedSuffix);
-        }
         Ok(Self(name.into()))
+    }
+
+    /// The name of a group's dead-letter topic for a topic, unless another is given (rule DL-1).
+    pub fn dead_letters_of(topic: &Self, group: &str) -> Result<Self, NameError> {
+        Self::parse_dead_letter(&format!("{topic}.{group}{DEAD_LETTER_SUFFIX}"))
     }
 
     /// The name.

@@ -10,6 +10,7 @@ use crate::log::{LogEnvironment, RecoveryHint};
 use crate::metrics::{Metrics, PartitionMetrics};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId};
 
+use super::journal_thread::ReleaseReserve;
 use super::pool::Pools;
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use super::{AppendFailure, Truncation};
@@ -73,11 +74,42 @@ pub struct DiskGate {
     low: AtomicBool,
     free_bytes: AtomicU64,
     min_free_bytes: AtomicU64,
+    dead_letters: Mutex<DeadLetterShare>,
+}
+
+/// What dead letters may still write while the disk is low.
+#[derive(Default)]
+struct DeadLetterShare {
+    /// Bytes in all: half of the reserve.
+    allowed: u64,
+    /// Bytes taken since the disk was last well.
+    taken: u64,
+    /// Bytes of the reserve given back to the file system for them since.
+    released: u64,
+    release: Option<ReleaseReserve>,
+}
+
+impl Debug for DeadLetterShare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetterShare").field("allowed", &self.allowed).field("taken", &self.taken).finish()
+    }
 }
 
 impl DiskGate {
+    /// What dead letters may take while the disk is low: half of a reserve of `reserve_bytes`, which `release` gives
+    /// back to the file system (rule F3).
+    pub fn share_reserve(&self, reserve_bytes: u64, release: ReleaseReserve) {
+        let share = DeadLetterShare { allowed: reserve_bytes / 2, release: Some(release), ..Default::default() };
+        *self.dead_letters.lock() = share;
+    }
+
     /// Takes note of the space; `low` refuses appends from now on.
     pub fn set(&self, low: bool, free_bytes: u64, min_free_bytes: u64) {
+        if !low {
+            // The reserve is whole again.
+            let mut share = self.dead_letters.lock();
+            (share.taken, share.released) = (0, 0);
+        }
         self.free_bytes.store(free_bytes, Ordering::SeqCst);
         self.min_free_bytes.store(min_free_bytes, Ordering::SeqCst);
         self.low.store(low, Ordering::SeqCst);
@@ -109,9 +141,44 @@ impl DiskGate {
         if !self.low.load(Ordering::SeqCst) {
             return Ok(());
         }
+        Err(self.disk_low())
+    }
+
+    /// The refusal due to an append of dead letters of so many bytes, if any; what is not refused counts while the
+    /// disk is low.
+    ///
+    /// # Errors
+    /// As [`DiskGate::check`], the second only once dead letters have had their part of the reserve.
+    pub fn take_dead_letters(&self, bytes: u64) -> Result<(), AppendFailure> {
+        match self.check() {
+            Err(AppendFailure::DiskLow { .. }) => {}
+            other => return other,
+        }
+        let mut share = self.dead_letters.lock();
+        if share.taken.saturating_add(bytes) > share.allowed {
+            return Err(self.disk_low());
+        }
+        share.taken += bytes;
+        Ok(())
+    }
+
+    /// Gives about `bytes` of the reserve back to the file system, for dead letters that the system has no space for;
+    /// returns how many. Blocks.
+    pub fn release_for_dead_letters(&self, bytes: u64) -> u64 {
+        let mut share = self.dead_letters.lock();
+        let bytes = bytes.min(share.allowed.saturating_sub(share.released));
+        let given = match &share.release {
+            Some(release) if bytes > 0 => release(bytes),
+            _ => 0,
+        };
+        share.released += given;
+        given
+    }
+
+    fn disk_low(&self) -> AppendFailure {
         let free_bytes = self.free_bytes.load(Ordering::SeqCst);
         let min_free_bytes = self.min_free_bytes.load(Ordering::SeqCst);
-        Err(AppendFailure::DiskLow { free_bytes, min_free_bytes })
+        AppendFailure::DiskLow { free_bytes, min_free_bytes }
     }
 }
 

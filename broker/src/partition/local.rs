@@ -421,6 +421,13 @@ impl PartitionLog for Partition {
         })
     }
 
+    fn append_dead_letters(&self, batch: CheckedBatch) -> BoxFuture<'static, Result<AppendAck, AppendFailure>> {
+        Box::pin(match self.environment.disk.take_dead_letters(batch.bytes.len() as u64) {
+            Ok(()) => self.group.append(batch, AckLevel::Durable, Permit::default()),
+            Err(failure) => Ticket::ready(Err(failure)),
+        })
+    }
+
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
         Box::pin(self.read_frames(from, max_bytes))
     }

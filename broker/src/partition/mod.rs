@@ -273,6 +273,11 @@ pub trait PartitionLog: Debug + Send + Sync + 'static {
         level: AckLevel,
         permit: Permit,
     ) -> BoxFuture<'static, Result<AppendAck, AppendFailure>>;
+    /// Appends dead letters, durably: takes nothing from the budget of bytes in flight and, while the disk is low, a
+    /// part of the reserve, before it is refused like any other append (rules DL-5, F3).
+    fn append_dead_letters(&self, batch: CheckedBatch) -> BoxFuture<'static, Result<AppendAck, AppendFailure>> {
+        self.append(batch, AckLevel::Durable, Permit::default())
+    }
     /// Frames from `from` on, below the high watermark, about `max_bytes` of them; empty at the high watermark.
     /// Answers from the page cache at once, else through the pool for cold reads.
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>>;

@@ -15,8 +15,8 @@ impl Topics {
     /// Changes settings and notes. Nothing to change is no change.
     ///
     /// # Errors
-    /// [`TopicError::NotFound`], [`TopicError::StaleRevision`], [`TopicError::Field`], [`TopicError::ReadOnly`], or
-    /// that the record could not be written.
+    /// [`TopicError::NotFound`], [`TopicError::ReservedTopic`], [`TopicError::StaleRevision`], [`TopicError::Field`],
+    /// [`TopicError::ReadOnly`], or that the record could not be written.
     pub async fn update(&self, name: &str, update: TopicUpdate) -> Result<Arc<Topic>, TopicError> {
         let shared = &self.shared;
         shared.check_writable()?;
@@ -58,6 +58,7 @@ impl Shared {
             .metadata
             .change(move |writer| {
                 let topic = own.find(&name)?;
+                topic.check_not_reserved()?;
                 let current = topic.revision();
                 let Some(next) = next_revision(&topic, &current, update, writer.now_ms())? else {
                     return Ok((topic, Vec::new()));

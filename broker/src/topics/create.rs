@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dead_letter::DeadLettersOf;
 use super::error::TopicError;
 use super::metadata::record::MetadataRecord;
 use super::metadata::state::{PartitionMetadata, TopicMetadata, stored_topic};
@@ -37,12 +38,13 @@ impl Topics {
         shared.factory.disk.check()?;
         shared.check_counts(new.config.partitions)?;
         let own = Arc::clone(shared);
-        shared.to_the_end(async move { own.create(new).await }).await
+        shared.to_the_end(async move { own.create(new, None).await }).await
     }
 }
 
 /// Whether a topic is as asked for.
 fn same(existing: &Topic, new: &NewTopic) -> Result<(), TopicError> {
+    existing.check_not_reserved()?;
     let revision = existing.revision();
     let mut differences = revision.config.differences(&new.config);
     differences.extend(revision.notes.differences(&new.notes));
@@ -67,12 +69,18 @@ impl Shared {
     fn check_counts(&self, more: u32) -> Result<(), TopicError> {
         let (topics, partitions) = {
             let map = self.map.read();
-            (map.by_name.len(), map.by_name.values().map(|topic| topic.partitions().len()).sum())
+            let counted = map.by_name.values().filter(|topic| topic.dead_letters.is_none());
+            (map.by_name.len() - map.dead_letters.len(), counted.map(|topic| topic.partitions().len()).sum())
         };
         check_limits(topics, partitions, more)
     }
 
-    async fn create(self: Arc<Self>, new: NewTopic) -> Result<(Arc<Topic>, bool), TopicError> {
+    /// Makes a topic; with `dead_letters` one that holds those of a group (rule DL-1).
+    pub(super) async fn create(
+        self: Arc<Self>,
+        new: NewTopic,
+        dead_letters: Option<Arc<DeadLettersOf>>,
+    ) -> Result<(Arc<Topic>, bool), TopicError> {
         let id = self.take_topic_id();
         let (epoch, now_ms) = self.metadata.change(|writer| Ok((writer.state().epoch(), writer.now_ms()))).await?;
         let revision =
@@ -86,6 +94,7 @@ impl Shared {
             created_ms: now_ms,
             partitions: vec![PartitionMetadata::default(); new.config.partitions as usize],
             revision: Arc::new(revision),
+            dead_letters,
         });
         let made = self.make_files(&metadata, epoch).await;
         let result = match made {
@@ -148,10 +157,22 @@ impl Shared {
                 // Another creation may have come first.
                 let existing = own.map.read().by_name.get(new.name.as_str()).cloned();
                 if let Some(existing) = existing {
-                    return same(&existing, &new).map(|()| (existing, false));
+                    return match &metadata.dead_letters {
+                        None => same(&existing, &new).map(|()| (existing, false)),
+                        Some(of) if existing.holds_dead_letters_of(of) => Ok((existing, false)),
+                        Some(of) => Err(of.name_taken(&new.name)),
+                    };
                 }
                 let state = writer.state();
-                check_limits(state.topic_count(), state.partition_count(), new.config.partitions)?;
+                match &metadata.dead_letters {
+                    None => {
+                        if state.reserved_for(new.name.as_str()).is_some() {
+                            return Err(TopicError::name_reserved(&new.name));
+                        }
+                        check_limits(state.topic_count(), state.partition_count(), new.config.partitions)?;
+                    }
+                    Some(of) => own.check_dead_letters(state, of, &new)?,
+                }
                 writer.commit(vec![MetadataRecord::TopicCreated(stored_topic(&metadata))])?;
                 for (slot, partition) in slots.iter().zip(partitions) {
                     slot.fill(partition);

@@ -3,22 +3,25 @@
 use std::sync::Arc;
 
 use super::error::TopicError;
+use super::metadata::Writer;
 use super::metadata::record::MetadataRecord;
 use super::topic::Topic;
 use super::{Shared, Topics};
 use crate::model::{TopicId, TopicUuid};
 
 impl Topics {
-    /// Deletes a topic: one durable metadata record first, its files after (rule D7).
+    /// Deletes a topic with the dead-letter topics of its records: one durable metadata record first, the files after
+    /// (rules D7, RE-10). Without `force` not while something depends on it.
     ///
     /// # Errors
-    /// [`TopicError::NotFound`], [`TopicError::ReadOnly`], or that the record could not be written.
-    pub async fn delete(&self, name: &str) -> Result<TopicUuid, TopicError> {
+    /// [`TopicError::NotFound`], [`TopicError::ReservedTopic`] for a dead-letter topic, [`TopicError::OpenEntries`] and
+    /// [`TopicError::JobConflict`] without `force`, [`TopicError::ReadOnly`], or that the record could not be written.
+    pub async fn delete(&self, name: &str, force: bool) -> Result<TopicUuid, TopicError> {
         let shared = &self.shared;
         shared.check_writable()?;
         let own = Arc::clone(shared);
         let name = name.to_owned();
-        shared.to_the_end(async move { own.delete(name).await }).await
+        shared.to_the_end(async move { own.delete(name, force).await }).await
     }
 
     /// Removes what deletions before this run left (rule D7).
@@ -31,29 +34,60 @@ impl Topics {
 }
 
 impl Shared {
-    async fn delete(self: Arc<Self>, name: String) -> Result<TopicUuid, TopicError> {
+    async fn delete(self: Arc<Self>, name: String, force: bool) -> Result<TopicUuid, TopicError> {
         let own = Arc::clone(&self);
-        let topic = self
+        let (uuid, gone) = self
             .metadata
             .change(move |writer| {
                 let topic = own.find(&name)?;
-                writer.commit(vec![MetadataRecord::TopicDeleted { topic: topic.id.0 }])?;
-                own.map.write().remove(&name);
-                // Whoever still holds the topic gets no acknowledgement from here on.
-                for slot in topic.slots() {
-                    slot.fail("the topic was deleted");
-                    if let Some(partition) = slot.partition() {
-                        partition.begin_shutdown();
-                    }
+                topic.check_not_reserved()?;
+                let guard = own.guard.read().clone();
+                if let Some(guard) = guard.filter(|_| !force) {
+                    guard.may_delete(&topic)?;
                 }
-                tracing::info!(topic = name, id = topic.id.0, "topic deleted");
-                Ok(topic)
+                let mut gone = own.dead_letters_of(topic.uuid);
+                gone.push(Arc::clone(&topic));
+                own.remove_all(writer, &gone, Vec::new())?;
+                Ok((topic.uuid, gone))
             })
             .await?;
-        let uuid = topic.uuid;
-        let own = Arc::clone(&self);
-        self.tasks.spawn_on(async move { own.bury(topic).await }, &self.runtime);
+        self.bury_all(gone);
         Ok(uuid)
+    }
+
+    /// Deletes topics with one record, together with `more`; whoever still holds one of them gets no acknowledgement
+    /// from here on.
+    pub(super) fn remove_all(
+        &self,
+        writer: &mut Writer,
+        gone: &[Arc<Topic>],
+        more: Vec<MetadataRecord>,
+    ) -> Result<(), TopicError> {
+        let mut records: Vec<_> = gone.iter().map(|topic| MetadataRecord::TopicDeleted { topic: topic.id.0 }).collect();
+        records.extend(more);
+        writer.commit(records)?;
+        for topic in gone {
+            self.map.write().remove(topic.name.as_str());
+            for slot in topic.slots() {
+                slot.fail("the topic was deleted");
+                if let Some(partition) = slot.partition() {
+                    partition.begin_shutdown();
+                }
+            }
+            tracing::info!(topic = topic.name.as_str(), id = topic.id.0, "topic deleted");
+        }
+        if let Some(guard) = &*self.guard.read() {
+            gone.iter().for_each(|topic| guard.deleted(topic));
+        }
+        Ok(())
+    }
+
+    /// Removes what deleted topics leave, each in a task of its own.
+    pub(super) fn bury_all(self: &Arc<Self>, gone: Vec<Arc<Topic>>) {
+        for topic in gone {
+            let own = Arc::clone(self);
+            self.tasks.spawn_on(async move { own.bury(topic).await }, &self.runtime);
+        }
     }
 
     /// Ends the partitions of a deleted topic, then removes its files.

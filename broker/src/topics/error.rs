@@ -70,6 +70,38 @@ pub enum TopicError {
         /// High watermark.
         latest: Offset,
     },
+    /// It holds dead letters: only the broker appends to it, changes, trims or deletes it (rule DL-1).
+    #[error("{name} holds dead letters: only the broker changes it")]
+    ReservedTopic {
+        /// Name of the topic.
+        name: String,
+    },
+    /// The name of a dead-letter topic is taken, or that of a new topic is reserved for dead letters (rule DL-1).
+    #[error("the name {name} is taken: it cannot be that of the dead letters of group {group:?} for topic {topic:?}")]
+    DeadLetterNameTaken {
+        /// The group, as far as known.
+        group: String,
+        /// The source topic, as far as known.
+        topic: String,
+        /// The name.
+        name: String,
+    },
+    /// Open dead letters would be lost with it (rule RE-10).
+    #[error("{name} has {open} open dead letters, which deleting it loses")]
+    OpenEntries {
+        /// Name of the topic.
+        name: String,
+        /// How many are open.
+        open: u64,
+    },
+    /// A job reads it (rule RE-10).
+    #[error("job {job} reads {name}")]
+    JobConflict {
+        /// Name of the topic.
+        name: String,
+        /// The job.
+        job: String,
+    },
     /// A count is at its limit.
     #[error("limit reached: {limit}, at most {max}")]
     Limit {

@@ -9,6 +9,7 @@
 
 mod change;
 mod create;
+pub mod dead_letter;
 mod delete;
 mod error;
 pub mod factory;
@@ -30,7 +31,7 @@ use parking_lot::RwLock;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::{PartitionSample, PartitionSource};
-use crate::model::{TopicId, TopicName};
+use crate::model::{GroupId, TopicId, TopicName, TopicUuid};
 use crate::partition::{PartitionLog, PartitionState};
 
 use self::factory::PartitionFactory;
@@ -38,27 +39,39 @@ use self::metadata::MetadataLog;
 use self::metadata::state::MetadataState;
 
 pub(crate) use create::in_parallel;
+pub use dead_letter::{DeadLettersOf, DeletionGuard, NewDeadLetterTopic, Reservation};
 pub use error::TopicError;
 pub use producers::Producers;
 pub use settings::{TopicConfig, TopicNotes, TopicRevision, TopicUpdate, Validation};
 pub use topic::{NewTopic, Topic};
 
-/// All topics by name: one map to find, one to list.
+/// All topics: maps to find one by name, by id and by whose dead letters it holds, and one to list.
 #[derive(Debug, Default)]
 struct TopicMap {
     by_name: HashMap<TopicName, Arc<Topic>>,
+    by_uuid: HashMap<TopicUuid, Arc<Topic>>,
     in_order: BTreeMap<TopicName, Arc<Topic>>,
+    dead_letters: BTreeMap<(TopicUuid, GroupId), Arc<Topic>>,
 }
 
 impl TopicMap {
     fn insert(&mut self, topic: Arc<Topic>) {
         self.by_name.insert(topic.name.clone(), Arc::clone(&topic));
+        self.by_uuid.insert(topic.uuid, Arc::clone(&topic));
+        if let Some(of) = &topic.dead_letters {
+            self.dead_letters.insert((of.source, of.group), Arc::clone(&topic));
+        }
         self.in_order.insert(topic.name.clone(), topic);
     }
 
     fn remove(&mut self, name: &str) -> Option<Arc<Topic>> {
         self.in_order.remove(name);
-        self.by_name.remove(name)
+        let topic = self.by_name.remove(name)?;
+        self.by_uuid.remove(&topic.uuid);
+        if let Some(of) = &topic.dead_letters {
+            self.dead_letters.remove(&(of.source, of.group));
+        }
+        Some(topic)
     }
 }
 
@@ -78,6 +91,8 @@ struct Shared {
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     draining: AtomicBool,
+    /// Who knows what would be lost with a topic (rule RE-10).
+    guard: RwLock<Option<Arc<dyn DeletionGuard>>>,
 }
 
 impl Topics {
@@ -107,6 +122,7 @@ impl Topics {
             runtime,
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
+            guard: RwLock::new(None),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -114,6 +130,11 @@ impl Topics {
     /// A topic by its name. A look-up in memory, for the hot path.
     pub fn get(&self, name: &str) -> Option<Arc<Topic>> {
         self.shared.map.read().by_name.get(name).cloned()
+    }
+
+    /// A topic by its id: what state hangs on. A look-up in memory.
+    pub fn by_uuid(&self, uuid: TopicUuid) -> Option<Arc<Topic>> {
+        self.shared.map.read().by_uuid.get(&uuid).cloned()
     }
 
     /// Up to `limit` topics in order of their names, after `after`, with this prefix.

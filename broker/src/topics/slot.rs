@@ -248,6 +248,20 @@ impl PartitionLog for PartitionSlot {
         ack
     }
 
+    fn append_dead_letters(&self, batch: CheckedBatch) -> BoxFuture<'static, Result<AppendAck, AppendFailure>> {
+        let refusal = match (self.partition.get(), self.metadata.read_only()) {
+            (Some(partition), None) => {
+                let bytes = batch.bytes.len() as u64;
+                let ack = partition.append_dead_letters(batch);
+                self.note_append(bytes);
+                return ack;
+            }
+            (None, _) => self.refusal(),
+            (_, Some(cause)) => AppendFailure::BrokerReadOnly { cause: cause.to_string() },
+        };
+        Box::pin(async move { Err(refusal) })
+    }
+
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
         match self.partition.get() {
             Some(partition) => partition.read(from, max_bytes),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::dead_letter::DeadLettersOf;
 use super::metadata::state::TopicMetadata;
 use super::settings::{TopicConfig, TopicNotes, TopicRevision};
 use super::slot::PartitionSlot;
@@ -34,6 +35,8 @@ pub struct Topic {
     pub slot_hash_version: u32,
     /// When it was created, milliseconds since 1970.
     pub created_ms: i64,
+    /// Whose dead letters it holds, if any: only the broker appends to it, trims it or deletes it (rule DL-1).
+    pub dead_letters: Option<Arc<DeadLettersOf>>,
     partitions: Vec<Arc<dyn PartitionLog>>,
     slots: Vec<Arc<PartitionSlot>>,
     current: parking_lot::RwLock<Arc<TopicRevision>>,
@@ -66,6 +69,7 @@ impl Topic {
             hash_version: metadata.hash_version,
             slot_hash_version: metadata.slot_hash_version,
             created_ms: metadata.created_ms,
+            dead_letters: metadata.dead_letters.clone(),
             partitions: slots.iter().map(|slot| Arc::clone(slot) as Arc<dyn PartitionLog>).collect(),
             slots,
             current: parking_lot::RwLock::new(Arc::clone(&metadata.revision)),

@@ -19,8 +19,8 @@ impl Topics {
     /// changes nothing.
     ///
     /// # Errors
-    /// [`TopicError::NotFound`], [`TopicError::NoPartition`], [`TopicError::OutOfRange`] above the high watermark,
-    /// [`TopicError::ReadOnly`], or what the files say. Before any of these nothing is trimmed.
+    /// [`TopicError::NotFound`], [`TopicError::ReservedTopic`] for a dead-letter topic, [`TopicError::NoPartition`],
+    /// [`TopicError::OutOfRange`] above the high watermark, [`TopicError::ReadOnly`], or what the files say. Before any of these nothing is trimmed.
     pub async fn trim(
         &self,
         name: &str,
@@ -28,6 +28,7 @@ impl Topics {
     ) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
         let shared = &self.shared;
         let topic = shared.find(name)?;
+        topic.check_not_reserved()?;
         for (partition, _) in before {
             no_partition(&topic, *partition)?;
         }

@@ -6,6 +6,7 @@
 mod append_schedules;
 mod corpus;
 mod data_dir;
+mod dead_letter_topics;
 mod log_crash;
 mod log_faults;
 mod log_flips;

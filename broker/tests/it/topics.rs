@@ -23,11 +23,11 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const START_MS: i64 = 1_700_000_000_000;
 
 /// An engine on a simulated disk, driven from a plain thread.
-struct World {
-    disk: SimDisk,
+pub(crate) struct World {
+    pub(crate) disk: SimDisk,
     clock: Arc<ManualClock>,
     engine: Option<Arc<Engine>>,
-    runtime: Runtime,
+    pub(crate) runtime: Runtime,
 }
 
 fn broker_config() -> BrokerConfig {
@@ -47,7 +47,7 @@ fn open(disk: &SimDisk, clock: &Arc<ManualClock>) -> Result<Arc<Engine>, StartEr
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(SimDisk::new())
     }
 
@@ -58,24 +58,24 @@ impl World {
         Self { disk, clock, engine: Some(engine), runtime }
     }
 
-    fn engine(&self) -> &Arc<Engine> {
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
         self.engine.as_ref().expect("it runs")
     }
 
-    fn create(&self, name: &str, config: TopicConfig) -> Result<(Arc<Topic>, bool), TopicError> {
+    pub(crate) fn create(&self, name: &str, config: TopicConfig) -> Result<(Arc<Topic>, bool), TopicError> {
         let new = NewTopic { name: name_of(name), config, notes: TopicNotes::default() };
         self.runtime.block_on(self.engine().topics().create(new))
     }
 
-    fn topic(&self, name: &str) -> Arc<Topic> {
+    pub(crate) fn topic(&self, name: &str) -> Arc<Topic> {
         self.engine().topics().get(name).expect("it exists")
     }
 
     fn delete(&self, name: &str) {
-        self.runtime.block_on(self.engine().topics().delete(name)).expect("the disk is well");
+        self.runtime.block_on(self.engine().topics().delete(name, false)).expect("the disk is well");
     }
 
-    fn trim(&self, name: &str, before: u64) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
+    pub(crate) fn trim(&self, name: &str, before: u64) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
         let before = [(PartitionId(0), offset(before))];
         self.runtime.block_on(self.engine().topics().trim(name, &before))
     }
@@ -92,7 +92,7 @@ impl World {
     }
 
     /// Ends the process without a word, and starts again on what is left.
-    fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         let left = self.disk.kill();
         drop(self.engine.take());
         self.start_on(left);
@@ -104,15 +104,15 @@ impl World {
     }
 }
 
-fn name_of(name: &str) -> TopicName {
+pub(crate) fn name_of(name: &str) -> TopicName {
     TopicName::parse(name).expect("a good name")
 }
 
-fn offset(value: u64) -> Offset {
+pub(crate) fn offset(value: u64) -> Offset {
     Offset::new(value).expect("small")
 }
 
-fn config(partitions: u32) -> TopicConfig {
+pub(crate) fn config(partitions: u32) -> TopicConfig {
     TopicConfig {
         partitions,
         keyed: true,
@@ -127,7 +127,7 @@ fn config(partitions: u32) -> TopicConfig {
     }
 }
 
-fn batch_of(count: u32, value: &[u8]) -> CheckedBatch {
+pub(crate) fn batch_of(count: u32, value: &[u8]) -> CheckedBatch {
     let mut builder = BatchBuilder::new(Codec::None);
     for _ in 0..count {
         builder.push(START_MS, Some(b"key"), Some(value), std::iter::empty());
@@ -136,7 +136,7 @@ fn batch_of(count: u32, value: &[u8]) -> CheckedBatch {
     CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None }
 }
 
-fn batch(count: u32) -> CheckedBatch {
+pub(crate) fn batch(count: u32) -> CheckedBatch {
     batch_of(count, b"value")
 }
 
@@ -235,7 +235,7 @@ fn limits_and_unknown_names_are_refused() {
     let many = world.create("many", config(1_025));
     assert!(matches!(many, Err(TopicError::Field { field: "config.partitions", .. })), "{many:?}");
     let topics = world.engine().topics();
-    let gone = world.runtime.block_on(topics.delete("nobody"));
+    let gone = world.runtime.block_on(topics.delete("nobody", false));
     assert!(matches!(gone, Err(TopicError::NotFound { .. })));
     let trimmed = world.trim("nobody", 1);
     assert!(matches!(trimmed, Err(TopicError::NotFound { .. })));
@@ -393,7 +393,7 @@ fn f_1_a_failed_sync_of_the_metadata_log_makes_the_broker_read_only_until_the_ne
         effect: Effect::Errno(EIO),
         forever: false,
     });
-    let refused = world.runtime.block_on(world.engine().topics().delete("orders"));
+    let refused = world.runtime.block_on(world.engine().topics().delete("orders", false));
     assert!(matches!(refused, Err(TopicError::ReadOnly { .. })), "{refused:?}");
     let created = world.create("more", config(1));
     assert!(matches!(created, Err(TopicError::ReadOnly { .. })), "{created:?}");
@@ -708,7 +708,7 @@ fn d_8_a_deletion_whose_caller_goes_is_finished_all_the_same() {
     world.create("orders", config(1)).expect("the disk is well");
     let topics = Arc::clone(world.engine().topics());
     world.runtime.block_on(async {
-        let mut delete = Box::pin(topics.delete("orders"));
+        let mut delete = Box::pin(topics.delete("orders", false));
         // Polled once, then dropped, as when a client resets its stream.
         std::future::poll_fn(|context| {
             let _ = delete.as_mut().poll(context);

@@ -237,6 +237,9 @@ impl Opening {
     /// The watch over the disk, which has looked once: a start on a full disk refuses from the first request.
     fn disk_watch(&self, topics: &Topics, metrics: &Arc<Metrics>) -> DiskWatch {
         let gate = Arc::clone(&topics.factory().disk);
+        let reserve = Arc::clone(&self.data_dir);
+        let release = Arc::new(move |bytes| reserve.release_reserve(bytes).unwrap_or(0));
+        gate.share_reserve(self.config.storage.reserve_bytes, release);
         let min_free = self.config.storage.min_free_bytes;
         let mut watch = DiskWatch::new(Arc::clone(&self.data_dir), gate, Arc::clone(metrics), min_free);
         watch.look();

@@ -11,13 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::model::{AckLevel, TopicUuid};
 use crate::topics::settings::{TopicConfig, TopicNotes, TopicRevision, Validation};
 
-/// Version of the records that this program writes, and the newest that it reads.
-pub const RECORD_VERSION: u32 = 1;
+/// The newest version of the records that this program reads. A change without a record of version 2 is written as
+/// version 1, so that a program that knows no dead letters still reads it.
+pub const RECORD_VERSION: u32 = 2;
 
 /// Records of one change, applied all or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// [`RECORD_VERSION`].
+    /// The newest version of a record in it, at most [`RECORD_VERSION`].
     pub version: u32,
     /// The records in order.
     pub records: Vec<MetadataRecord>,
@@ -108,6 +109,55 @@ pub enum MetadataRecord {
         /// The next number that is free.
         next: u64,
     },
+    /// A group has reserved names for its dead-letter topics (rule DL-1). From version 2 on.
+    DeadLetterNames {
+        /// Number of the group.
+        group: u64,
+        /// For each source topic its name; an older one of the same topic is given up.
+        names: Vec<StoredReservation>,
+    },
+    /// Names that a group had reserved are free again. From version 2 on.
+    DeadLetterNamesFreed {
+        /// Number of the group.
+        group: u64,
+        /// Numbers of the source topics; none: all of the group.
+        topics: Vec<u64>,
+    },
+}
+
+impl MetadataRecord {
+    /// The first version that has this record.
+    fn version(&self) -> u32 {
+        match self {
+            Self::DeadLetterNames { .. } | Self::DeadLetterNamesFreed { .. } => 2,
+            Self::TopicCreated(topic) if topic.dead_letters.is_some() => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// The name that a group's dead-letter topic for a source topic has or will have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredReservation {
+    /// Number of the source topic.
+    pub topic: u64,
+    /// The name.
+    pub name: String,
+}
+
+/// Whose dead letters a topic holds, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredDeadLetters {
+    /// UUID of the source topic.
+    pub source: String,
+    /// Name of the source topic.
+    pub source_name: String,
+    /// Number of the group.
+    pub group: u64,
+    /// Name of the group.
+    pub group_name: String,
 }
 
 /// A bound of one partition.
@@ -140,6 +190,9 @@ pub struct StoredTopic {
     pub created_ms: i64,
     /// Its first, or in a snapshot its current, settings and notes.
     pub revision: StoredRevision,
+    /// Whose dead letters it holds, if any. From version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<StoredDeadLetters>,
 }
 
 /// Settings and notes as stored.
@@ -275,7 +328,8 @@ pub enum DecodeError {
 
 /// The bytes of a change.
 pub fn encode(records: Vec<MetadataRecord>) -> bytes::Bytes {
-    let change = Change { version: RECORD_VERSION, records };
+    let version = records.iter().map(MetadataRecord::version).max().unwrap_or(1);
+    let change = Change { version, records };
     serde_json::to_vec(&change).expect("strings and integers always have a JSON form").into()
 }
 
@@ -285,7 +339,7 @@ pub fn encode(records: Vec<MetadataRecord>) -> bytes::Bytes {
 /// See [`DecodeError`].
 pub fn decode(bytes: &[u8]) -> Result<Vec<MetadataRecord>, DecodeError> {
     match serde_json::from_slice::<Change>(bytes) {
-        Ok(change) if change.version == RECORD_VERSION => Ok(change.records),
+        Ok(change) if change.version <= RECORD_VERSION => Ok(change.records),
         Ok(change) => Err(DecodeError::Newer { found: u64::from(change.version) }),
         Err(error) => {
             // A newer version may have records that this program cannot read: say so, rather than "damaged".

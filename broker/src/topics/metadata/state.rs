@@ -1,14 +1,18 @@
 //! The state that the records of the metadata log give: pure, [`MetadataState::apply`] alone changes it.
 //!
-//! Invariants: a name leads to one live topic; topic numbers, producer ids and epochs are never given twice, across
+//! Invariants: a name leads to one live topic; a reserved name is no other topic's; topic numbers, producer ids and epochs are never given twice, across
 //! deletions too; a log start and the epoch never fall; what a topic owned goes with its number.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::record::{MetadataRecord, StoredBound, StoredRevision, StoredTopic, parse_uuid, uuid_text};
-use crate::model::{Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId, TopicName, TopicUuid};
+use super::record::{
+    MetadataRecord, StoredBound, StoredDeadLetters, StoredReservation, StoredRevision, StoredTopic, parse_uuid,
+    uuid_text,
+};
+use crate::model::{GroupId, Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId, TopicName, TopicUuid};
 use crate::partition::Truncation;
+use crate::topics::dead_letter::DeadLettersOf;
 use crate::topics::settings::TopicRevision;
 
 /// What the metadata log knows of a partition.
@@ -41,6 +45,8 @@ pub struct TopicMetadata {
     pub revision: Arc<TopicRevision>,
     /// Its partitions.
     pub partitions: Vec<PartitionMetadata>,
+    /// Whose dead letters it holds, if any (rule DL-1).
+    pub dead_letters: Option<Arc<DeadLettersOf>>,
 }
 
 /// A named producer.
@@ -72,7 +78,39 @@ pub struct MetadataState {
     names: HashMap<TopicName, TopicId>,
     removing: BTreeSet<TopicId>,
     producers: HashMap<String, ProducerMetadata>,
+    /// Names reserved for dead-letter topics: of which source topic, for which group (rule DL-1).
+    reserved: HashMap<TopicName, (TopicId, GroupId)>,
+    /// The same from the other side.
+    reserved_by: BTreeMap<(GroupId, TopicId), TopicName>,
+    counts: Counts,
+}
+
+/// How many there are; dead-letter topics are outside the limits on topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Counts {
+    topics: usize,
     partitions: usize,
+    dead_letter_partitions: usize,
+}
+
+impl Counts {
+    fn add(&mut self, topic: &TopicMetadata) {
+        if topic.dead_letters.is_some() {
+            self.dead_letter_partitions += topic.partitions.len();
+        } else {
+            self.topics += 1;
+            self.partitions += topic.partitions.len();
+        }
+    }
+
+    fn take(&mut self, topic: &TopicMetadata) {
+        if topic.dead_letters.is_some() {
+            self.dead_letter_partitions -= topic.partitions.len();
+        } else {
+            self.topics -= 1;
+            self.partitions -= topic.partitions.len();
+        }
+    }
 }
 
 impl Default for MetadataState {
@@ -86,7 +124,9 @@ impl Default for MetadataState {
             names: HashMap::new(),
             removing: BTreeSet::new(),
             producers: HashMap::new(),
-            partitions: 0,
+            reserved: HashMap::new(),
+            reserved_by: BTreeMap::new(),
+            counts: Counts::default(),
         }
     }
 }
@@ -122,14 +162,34 @@ impl MetadataState {
         self.topics.get(self.names.get(name)?)
     }
 
-    /// Number of topics.
+    /// Number of topics, dead-letter topics left out.
     pub fn topic_count(&self) -> usize {
-        self.topics.len()
+        self.counts.topics
     }
 
-    /// Number of partitions of all topics.
+    /// Number of partitions of all topics, dead-letter topics left out.
     pub fn partition_count(&self) -> usize {
-        self.partitions
+        self.counts.partitions
+    }
+
+    /// Number of partitions of all dead-letter topics.
+    pub fn dead_letter_partition_count(&self) -> usize {
+        self.counts.dead_letter_partitions
+    }
+
+    /// For which source topic and group a name is reserved, if it is (rule DL-1).
+    pub fn reserved_for(&self, name: &str) -> Option<(TopicId, GroupId)> {
+        self.reserved.get(name).copied()
+    }
+
+    /// The name that a group has reserved for the dead letters of a topic.
+    pub fn reserved_name(&self, source: TopicId, group: GroupId) -> Option<&TopicName> {
+        self.reserved_by.get(&(group, source))
+    }
+
+    /// Groups that have reserved names.
+    pub fn reserving_groups(&self) -> BTreeSet<GroupId> {
+        self.reserved_by.keys().map(|(group, _)| *group).collect()
     }
 
     /// Deleted topics whose files may still be there.
@@ -200,6 +260,15 @@ impl MetadataState {
                 self.next_topic = self.next_topic.max(*next);
                 Ok(())
             }
+            MetadataRecord::DeadLetterNames { group, names } => self.reserve(GroupId(*group), names),
+            MetadataRecord::DeadLetterNamesFreed { group, topics } => {
+                let group = GroupId(*group);
+                let of_group = self.reserved_by.range((group, TopicId(0))..=(group, TopicId(u64::MAX)));
+                let freed = of_group.map(|(holder, _)| *holder);
+                let freed: Vec<_> = freed.filter(|(_, id)| topics.is_empty() || topics.contains(&id.0)).collect();
+                freed.into_iter().for_each(|holder| self.free_name(holder));
+                Ok(())
+            }
         }
     }
 
@@ -221,7 +290,43 @@ impl MetadataState {
             epoch: producer.epoch,
             time_ms: producer.time_ms,
         });
-        counters.into_iter().chain(topics).chain(removing).chain(producers)
+        let mut reserved: BTreeMap<GroupId, Vec<StoredReservation>> = BTreeMap::new();
+        for ((group, topic), name) in &self.reserved_by {
+            let stored = StoredReservation { topic: topic.0, name: name.as_str().to_owned() };
+            reserved.entry(*group).or_default().push(stored);
+        }
+        let reserved = reserved.into_iter();
+        let reserved = reserved.map(|(group, names)| MetadataRecord::DeadLetterNames { group: group.0, names });
+        counters.into_iter().chain(topics).chain(removing).chain(producers).chain(reserved)
+    }
+
+    fn reserve(&mut self, group: GroupId, names: &[StoredReservation]) -> Result<(), ApplyError> {
+        // All are checked first, so that the state is unchanged by a record that does not fit.
+        let mut parsed = Vec::with_capacity(names.len());
+        for reservation in names {
+            let source = TopicId(reservation.topic);
+            if !self.topics.contains_key(&source) {
+                return Err(unknown_topic(source));
+            }
+            let name = TopicName::parse_dead_letter(&reservation.name)
+                .map_err(|rule| misfit(format_args!("a bad name for dead letters: {rule}")))?;
+            if self.reserved.get(&name).is_some_and(|holder| *holder != (source, group)) {
+                return Err(misfit(format_args!("the name {name} is reserved twice")));
+            }
+            parsed.push((name, source));
+        }
+        for (name, source) in parsed {
+            self.free_name((group, source));
+            self.reserved.insert(name.clone(), (source, group));
+            self.reserved_by.insert((group, source), name);
+        }
+        Ok(())
+    }
+
+    fn free_name(&mut self, holder: (GroupId, TopicId)) {
+        if let Some(name) = self.reserved_by.remove(&holder) {
+            self.reserved.remove(&name);
+        }
     }
 
     fn create(&mut self, stored: &StoredTopic) -> Result<(), ApplyError> {
@@ -229,15 +334,16 @@ impl MetadataState {
         if self.topics.contains_key(&id) || self.removing.contains(&id) {
             return Err(misfit(format_args!("topic number {id} is given twice")));
         }
-        let name = TopicName::parse(&stored.name)
-            .map_err(|rule| misfit(format_args!("topic number {id} has a bad name: {rule}")))?;
+        let parse = if stored.dead_letters.is_some() { TopicName::parse_dead_letter } else { TopicName::parse };
+        let name =
+            parse(&stored.name).map_err(|rule| misfit(format_args!("topic number {id} has a bad name: {rule}")))?;
         if self.names.contains_key(&name) {
             return Err(misfit(format_args!("two topics of the name {name}")));
         }
         let uuid = parse_uuid(&stored.uuid).ok_or_else(|| misfit(format_args!("topic {name} has a bad uuid")))?;
         let revision = checked_revision(&name, &stored.revision)?;
         let partitions = vec![PartitionMetadata::default(); revision.config.partitions as usize];
-        self.partitions += partitions.len();
+        let dead_letters = stored.dead_letters.as_ref().map(|mark| mark_of(&name, mark)).transpose()?;
         self.next_topic = self.next_topic.max(stored.topic.saturating_add(1));
         self.names.insert(name.clone(), id);
         let topic = TopicMetadata {
@@ -249,7 +355,9 @@ impl MetadataState {
             created_ms: stored.created_ms,
             revision,
             partitions,
+            dead_letters,
         };
+        self.counts.add(&topic);
         self.topics.insert(id, topic);
         Ok(())
     }
@@ -270,7 +378,10 @@ impl MetadataState {
     fn delete(&mut self, id: TopicId) -> Result<(), ApplyError> {
         if let Some(topic) = self.topics.remove(&id) {
             self.names.remove(&topic.name);
-            self.partitions -= topic.partitions.len();
+            self.counts.take(&topic);
+            let of_topic = self.reserved_by.keys().filter(|(_, source)| *source == id);
+            let of_topic: Vec<_> = of_topic.copied().collect();
+            of_topic.into_iter().for_each(|holder| self.free_name(holder));
         } else if id.0 >= self.next_topic {
             return Err(unknown_topic(id));
         }
@@ -340,7 +451,23 @@ pub fn stored_topic(topic: &TopicMetadata) -> StoredTopic {
         slot_hash_version: topic.slot_hash_version,
         created_ms: topic.created_ms,
         revision: StoredRevision::of(&topic.revision),
+        dead_letters: topic.dead_letters.as_deref().map(|of| StoredDeadLetters {
+            source: uuid_text(of.source),
+            source_name: of.source_name.as_str().to_owned(),
+            group: of.group.0,
+            group_name: of.group_name.clone(),
+        }),
     }
+}
+
+fn mark_of(name: &TopicName, stored: &StoredDeadLetters) -> Result<Arc<DeadLettersOf>, ApplyError> {
+    let bad = || misfit(format_args!("topic {name} has a bad source of dead letters"));
+    Ok(Arc::new(DeadLettersOf {
+        source: parse_uuid(&stored.source).ok_or_else(bad)?,
+        source_name: TopicName::parse_dead_letter(&stored.source_name).map_err(|_| bad())?,
+        group: GroupId(stored.group),
+        group_name: stored.group_name.clone(),
+    }))
 }
 
 fn checked_revision(name: &TopicName, stored: &StoredRevision) -> Result<Arc<TopicRevision>, ApplyError> {

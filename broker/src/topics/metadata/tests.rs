@@ -55,6 +55,7 @@ fn topic(id: u64, name: &str, description: String) -> MetadataRecord {
             description,
             labels: (0..8).map(|label| (label.to_string(), "\u{1}".repeat(1_000))).collect(),
         },
+        dead_letters: None,
     })
 }
 

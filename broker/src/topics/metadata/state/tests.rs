@@ -35,7 +35,23 @@ fn created(id: u64, name: &str, partitions: u32) -> MetadataRecord {
         slot_hash_version: 1,
         created_ms: 5,
         revision: StoredRevision::of(&revision(1, partitions)),
+        dead_letters: None,
     })
+}
+
+fn dead_letters(id: u64, name: &str, source: u64, group: u64) -> MetadataRecord {
+    let MetadataRecord::TopicCreated(mut topic) = created(id, name, 2) else { unreachable!() };
+    topic.dead_letters = Some(StoredDeadLetters {
+        source: uuid_text(TopicUuid([source as u8; 16])),
+        source_name: "orders".into(),
+        group,
+        group_name: "billing".into(),
+    });
+    MetadataRecord::TopicCreated(topic)
+}
+
+fn reserved(group: u64, topic: u64, name: &str) -> MetadataRecord {
+    MetadataRecord::DeadLetterNames { group, names: vec![StoredReservation { topic, name: name.into() }] }
 }
 
 fn start(topic: u64, partition: u32, offset: u64) -> MetadataRecord {
@@ -65,14 +81,17 @@ fn every_record_comes_back_from_its_json_form() {
         MetadataRecord::ProducerForgotten { name: "p".into() },
         MetadataRecord::ProducerIds { next: 1_000 },
         MetadataRecord::TopicIds { next: 8 },
+        dead_letters(2, "orders.billing.dlq", 1, 7),
+        reserved(7, 1, "orders.billing.dlq"),
+        MetadataRecord::DeadLetterNamesFreed { group: 7, topics: vec![1] },
     ];
     assert_eq!(record::decode(&record::encode(records.clone())).expect("it is one"), records);
 }
 
 #[test]
 fn a_record_of_a_newer_version_is_told_from_damage() {
-    let newer = br#"{"version":2,"records":[{"type":"something_new"}]}"#;
-    assert!(matches!(record::decode(newer), Err(record::DecodeError::Newer { found: 2 })));
+    let newer = br#"{"version":3,"records":[{"type":"something_new"}]}"#;
+    assert!(matches!(record::decode(newer), Err(record::DecodeError::Newer { found: 3 })));
     let torn = br#"{"version":1,"records":[{"type":"top"#;
     assert!(matches!(record::decode(torn), Err(record::DecodeError::Json(_))));
 }
@@ -189,4 +208,49 @@ proptest! {
             prop_assert_eq!(joined.iter().any(|range| range.contains(offset)), *lost);
         }
     }
+}
+
+#[test]
+fn dl_1_a_record_without_dead_letters_is_still_written_for_a_program_that_knows_none() {
+    let version = |record: MetadataRecord| {
+        let bytes = record::encode(vec![MetadataRecord::Epoch { epoch: 1 }, record]);
+        serde_json::from_slice::<serde_json::Value>(&bytes).expect("it is JSON")["version"].as_u64()
+    };
+    assert_eq!(version(created(1, "orders", 2)), Some(1));
+    assert_eq!(version(dead_letters(2, "orders.billing.dlq", 1, 7)), Some(2));
+    assert_eq!(version(reserved(7, 1, "orders.billing.dlq")), Some(2));
+}
+
+#[test]
+fn dl_1_dead_letter_topics_are_counted_apart_and_come_back_from_a_snapshot() {
+    let mut state = applied(&[
+        created(1, "orders", 3),
+        reserved(7, 1, "orders.billing.dlq"),
+        dead_letters(2, "orders.billing.dlq", 1, 7),
+    ]);
+    assert_eq!((state.topic_count(), state.partition_count(), state.dead_letter_partition_count()), (1, 3, 2));
+    assert_eq!(state.reserved_for("orders.billing.dlq"), Some((TopicId(1), GroupId(7))));
+    let mark = state.topic(TopicId(2)).and_then(|topic| topic.dead_letters.clone()).expect("it is marked");
+    assert_eq!((mark.source, mark.group), (TopicUuid([1; 16]), GroupId(7)));
+    let records: Vec<MetadataRecord> = state.to_records().collect();
+    assert_eq!(applied(&records), state);
+    state.apply(&MetadataRecord::TopicDeleted { topic: 2 }).expect("it fits");
+    assert_eq!((state.topic_count(), state.partition_count(), state.dead_letter_partition_count()), (1, 3, 0));
+    assert!(state.reserved_for("orders.billing.dlq").is_some(), "the group still has the name");
+    state.apply(&MetadataRecord::TopicDeleted { topic: 1 }).expect("it fits");
+    assert_eq!(state.reserved_for("orders.billing.dlq"), None, "names go with their source topic");
+}
+
+#[test]
+fn dl_1_a_name_is_reserved_once_until_it_is_freed() {
+    let mut state = applied(&[created(1, "a", 1), created(2, "a.b", 1), reserved(7, 1, "a.b.c.dlq")]);
+    let other = reserved(8, 2, "a.b.c.dlq");
+    assert!(state.apply(&other).is_err(), "topic a.b of group c, topic a of group b.c: the same name");
+    state.apply(&reserved(7, 1, "another.dlq")).expect("it may be changed");
+    assert_eq!(state.reserved_for("a.b.c.dlq"), None);
+    state.apply(&other).expect("it is free");
+    state.apply(&MetadataRecord::DeadLetterNamesFreed { group: 8, topics: vec![1] }).expect("another topic's");
+    assert!(state.reserved_for("a.b.c.dlq").is_some());
+    state.apply(&MetadataRecord::DeadLetterNamesFreed { group: 8, topics: Vec::new() }).expect("all of the group");
+    assert_eq!(state.reserving_groups().into_iter().collect::<Vec<_>>(), [GroupId(7)]);
 }
