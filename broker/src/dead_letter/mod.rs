@@ -4,4 +4,6 @@
 //! [mover`] carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
 //! Lane states are decided by [`crate::group`], not here. It must not know messages, gRPC or files.
 
+pub mod fingerprint;
 pub mod handle;
+pub mod headers;
