@@ -7,12 +7,16 @@
 //! Invariants: one entry for a record of a group, whatever its cycle; a lane is dead or spilled exactly as its open
 //! entries say (rule DL-12); a lane's entries are in source order (rule DL-9).
 
-use std::collections::{BTreeMap, HashMap};
+mod packed;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
-use super::pairs;
 use crate::model::{KeySlot, LaneKey, Offset, PartitionEpoch, Source};
+
+pub use table::EntryTable;
 
 /// Which record of the source an entry stands for. With the group's id it is the entry's id (rule DL-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -26,7 +30,7 @@ pub struct EntryKey {
 }
 
 /// Why there is an entry (rule DL-3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum EntryKind {
     /// It failed itself.
     Failed,
@@ -35,7 +39,7 @@ pub enum EntryKind {
 }
 
 /// Why a record died or was parked (rule DL-3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DeadReason {
     /// All tries failed.
     Attempts,
@@ -124,8 +128,13 @@ pub struct Entry {
     pub class: Option<String>,
     /// Fingerprint of the last error.
     pub fingerprint: Option<String>,
-    /// Head of its lane when it was parked.
+    /// Head of its lane, in the same partition, when it was parked.
     pub blocked_by: Option<EntryKey>,
+    /// Whether its lane waits for it; not after a death under `after_dead = continue`, in mode UNORDERED, of a batch that
+    /// cannot be decoded, or of a dead letter that died again (rules DL-8, DL-11, DL-16).
+    pub holds: bool,
+    /// Bytes of key, value and headers of the record.
+    pub size_bytes: u32,
     /// Edited versions (rule RD-6): offsets in the dead-letter partition of their copies, version 1 first.
     pub versions: Vec<Offset>,
     /// When it died or was parked, in milliseconds since 1970.
@@ -177,6 +186,15 @@ pub enum EntryRecord {
         class: Option<String>,
         /// Fingerprint of the last error.
         fingerprint: Option<String>,
+        /// Who and why.
+        act: Act,
+    },
+    /// A job took these open entries, or left them: attempts anew and one cycle more if it took them (rule RD-4).
+    Redriving {
+        /// Which, all of one partition.
+        keys: Vec<EntryKey>,
+        /// The job; `None`: they are open again.
+        job: Option<u64>,
         /// Who and why.
         act: Act,
     },
@@ -241,163 +259,4 @@ pub enum LaneState {
     Spilled,
     /// Nothing is delivered but by a redrive.
     Dead,
-}
-
-/// All entries of a group.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct EntryTable {
-    #[serde(with = "pairs")]
-    entries: BTreeMap<EntryKey, Entry>,
-    /// Redrive jobs, encoded by their owner.
-    #[serde(with = "pairs")]
-    jobs: BTreeMap<u64, String>,
-    /// Open entries of each lane, in order; rebuilt from `entries`.
-    #[serde(skip)]
-    lanes: HashMap<(Source, LaneKey), std::collections::BTreeSet<EntryKey>>,
-}
-
-impl EntryTable {
-    /// One entry.
-    pub fn get(&self, key: &EntryKey) -> Option<&Entry> {
-        self.entries.get(key)
-    }
-
-    /// The entry of the record at `offset`, of the newest epoch at most `epoch`.
-    pub fn at(&self, source: Source, offset: Offset, epoch: PartitionEpoch) -> Option<(&EntryKey, &Entry)> {
-        let key = EntryKey { source, offset, epoch };
-        self.entries.get_key_value(&key)
-    }
-
-    /// All entries in order of partition and offset.
-    pub fn iter(&self) -> impl Iterator<Item = (&EntryKey, &Entry)> {
-        self.entries.iter()
-    }
-
-    /// Entries from `after` on, in order.
-    pub fn iter_after(&self, after: Option<EntryKey>) -> impl Iterator<Item = (&EntryKey, &Entry)> {
-        let start = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
-        self.entries.range((start, std::ops::Bound::Unbounded))
-    }
-
-    /// Number of entries, closed ones counted.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Lanes that are not live.
-    pub fn lanes(&self) -> impl Iterator<Item = (&(Source, LaneKey), &std::collections::BTreeSet<EntryKey>)> {
-        self.lanes.iter()
-    }
-
-    /// Number of lanes that are dead or spilled.
-    pub fn lane_count(&self) -> usize {
-        self.lanes.len()
-    }
-
-    /// Open entries of a lane, in order; the first is its head.
-    pub fn open_of(&self, source: Source, lane: LaneKey) -> impl Iterator<Item = &EntryKey> {
-        self.lanes.get(&(source, lane)).into_iter().flatten()
-    }
-
-    /// What the lane is. Intents that are open are not counted: the caller knows them.
-    pub fn lane_state(&self, source: Source, lane: LaneKey) -> LaneState {
-        let Some(open) = self.lanes.get(&(source, lane)) else { return LaneState::Live };
-        let dead = open.iter().any(|key| self.entries.get(key).is_some_and(|entry| entry.state == EntryState::Open));
-        if dead { LaneState::Dead } else { LaneState::Spilled }
-    }
-
-    /// Redrive jobs by number.
-    pub fn jobs(&self) -> &BTreeMap<u64, String> {
-        &self.jobs
-    }
-
-    /// Applies a change: the only way in which the table changes.
-    ///
-    /// # Errors
-    /// The record does not fit what is there.
-    pub fn replay(&mut self, record: &EntryRecord) -> Result<(), String> {
-        match record {
-            EntryRecord::Opened { key, entry } => {
-                self.unlink(key);
-                self.entries.insert(*key, (**entry).clone());
-                self.link(key);
-            }
-            EntryRecord::Tried { key, attempts, due_ms, class } => {
-                let entry = self.entry_mut(key)?;
-                entry.attempts = *attempts;
-                entry.due_ms = *due_ms;
-                if class.is_some() {
-                    entry.class.clone_from(class);
-                }
-            }
-            EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act } => {
-                self.unlink(key);
-                let entry = self.entry_mut(key)?;
-                (entry.state, entry.kind, entry.cycle, entry.job) = (*state, *kind, *cycle, *job);
-                (entry.attempts, entry.reason) = (*attempts, *reason);
-                entry.due_ms = 0;
-                entry.class.clone_from(class);
-                entry.fingerprint.clone_from(fingerprint);
-                entry.act = act.clone();
-                self.link(key);
-            }
-            EntryRecord::Edited { key, copy, act } => {
-                let entry = self.entry_mut(key)?;
-                entry.versions.push(*copy);
-                entry.act = act.clone();
-            }
-            EntryRecord::SourceLost { source, from, epoch } => {
-                let lost = |key: &EntryKey| key.source == *source && key.offset >= *from && key.epoch < *epoch;
-                self.entries.iter_mut().filter(|(key, _)| lost(key)).for_each(|(_, entry)| entry.source_lost = true);
-            }
-            EntryRecord::Forgotten { keys } => {
-                for key in keys {
-                    self.unlink(key);
-                    self.entries.remove(key);
-                }
-            }
-            EntryRecord::Job { job, state } => match state {
-                Some(state) => drop(self.jobs.insert(*job, state.clone())),
-                None => drop(self.jobs.remove(job)),
-            },
-            EntryRecord::Dropped { sources } => {
-                self.entries.retain(|key, _| !sources.contains(&key.source));
-                self.lanes.retain(|(source, _), _| !sources.contains(source));
-            }
-        }
-        Ok(())
-    }
-
-    /// Rebuilds what is not stored; to be called after reading a table.
-    pub fn rebuild(&mut self) {
-        self.lanes.clear();
-        let open: Vec<EntryKey> = self.entries.keys().copied().collect();
-        open.iter().for_each(|key| self.link(key));
-    }
-
-    fn entry_mut(&mut self, key: &EntryKey) -> Result<&mut Entry, String> {
-        self.entries.get_mut(key).ok_or_else(|| format!("no entry {key:?}"))
-    }
-
-    fn unlink(&mut self, key: &EntryKey) {
-        let Some(entry) = self.entries.get(key) else { return };
-        let lane = (key.source, entry.lane);
-        if let Some(open) = self.lanes.get_mut(&lane) {
-            open.remove(key);
-            if open.is_empty() {
-                self.lanes.remove(&lane);
-            }
-        }
-    }
-
-    fn link(&mut self, key: &EntryKey) {
-        if let Some(entry) = self.entries.get(key).filter(|entry| !entry.state.is_closed()) {
-            self.lanes.entry((key.source, entry.lane)).or_default().insert(*key);
-        }
-    }
 }

@@ -80,6 +80,13 @@ pub struct Intent {
     pub reason: DeadReason,
     /// Whether the lane lives on from its entries (rule KO-7).
     pub spilled: bool,
+    /// Whether its lane waits for it, as in [`super::entry::Entry::holds`].
+    pub holds: bool,
+    /// The record was cut from the source after this was intended (rule AK-12): set by the cut.
+    #[serde(default)]
+    pub source_lost: bool,
+    /// Bytes of key, value and headers of the record.
+    pub size_bytes: u32,
     /// Cycle of the copy.
     pub cycle: u32,
     /// Deliveries that counted.

@@ -63,7 +63,19 @@ pub struct PartitionState {
     pub commit: Commit,
     /// Crashes in a row (rule RM-8).
     pub crashes: u32,
+    /// Offsets below this were seen before a reset back: a resolved entry is met again there as it was resolved (DL-15).
+    #[serde(default)]
+    pub back_to: Offset,
+    /// Intents of lower numbers are of before a reset that clears entries: theirs are cleared as they arrive (OF-3).
+    #[serde(default)]
+    pub clear_below: u64,
+    /// The last cuts that no later one is below: where, and the epoch that began (rule AK-12).
+    #[serde(default)]
+    pub cuts: Vec<(Offset, PartitionEpoch)>,
 }
+
+/// Cuts that a partition remembers; older ones are done with at the next start at the latest.
+const CUTS_KEPT: usize = 16;
 
 impl PartitionState {
     /// The state of a partition that a group starts at `start`.
@@ -76,6 +88,9 @@ impl PartitionState {
             next_intent: 1,
             commit: Commit::default(),
             crashes: 0,
+            back_to: Offset::ZERO,
+            clear_below: 0,
+            cuts: Vec::new(),
         }
     }
 }
@@ -251,10 +266,15 @@ impl GroupState {
             let Some(partition) = self.partitions.get_mut(&start.source) else { continue };
             let (offset, epoch) = (partition.settled.floor(), partition.epoch);
             before.push(Start { source: start.source, offset, epoch });
+            partition.back_to = partition.back_to.max(partition.settled.end());
             partition.settled.set_floor(start.offset);
             partition.epoch = start.epoch;
+            partition.crashes = 0;
             partition.tried.clear();
-            partition.commit = super::state::Commit::default();
+            if clear {
+                partition.clear_below = partition.next_intent;
+            }
+            partition.commit = Commit::default();
         }
         if undo {
             self.resets.pop_back();
@@ -334,8 +354,15 @@ impl PartitionState {
             GroupRecord::Cut { at, epoch, .. } => {
                 self.settled.cut(*at);
                 self.tried.retain(|offset, _| offset < at);
+                self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);
                 self.epoch = *epoch;
                 self.crashes = 0;
+                self.back_to = self.back_to.min(*at);
+                self.cuts.retain(|(earlier, _)| earlier < at);
+                self.cuts.push((*at, *epoch));
+                if self.cuts.len() > CUTS_KEPT {
+                    self.cuts.remove(0);
+                }
             }
             GroupRecord::Epoch { epoch, .. } => self.epoch = *epoch,
             GroupRecord::Crashes { count, .. } => self.crashes = *count,

@@ -1,0 +1,216 @@
+//! An entry as the table keeps it: what most entries lack is boxed, names are shared.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryState};
+use crate::model::{KeySlot, LaneKey, Offset, PartitionEpoch, Source};
+
+/// Place of an entry in its partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct At {
+    pub(super) offset: Offset,
+    pub(super) epoch: PartitionEpoch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum StateTag {
+    Open,
+    Spilled,
+    Resolved,
+    Discarded,
+    Moved,
+    Cleared,
+    Expired,
+}
+
+/// An entry as it is kept.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    pub(super) lane: [u64; 2],
+    pub(super) copy: Offset,
+    pub(super) dead_ms: i64,
+    pub(super) blocked_offset: Offset,
+    pub(super) rest: Option<Box<Rest>>,
+    pub(super) blocked_epoch: PartitionEpoch,
+    pub(super) size_bytes: u32,
+    pub(super) slot: KeySlot,
+    pub(super) kind: EntryKind,
+    pub(super) state: StateTag,
+    pub(super) reason: DeadReason,
+    pub(super) blocked: bool,
+    pub(super) holds: bool,
+    pub(super) source_lost: bool,
+}
+
+const _: () = assert!(size_of::<Packed>() <= 64, "an entry that waits takes one cache line");
+
+/// What entries have that failed, or were touched.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Rest {
+    pub(super) due_ms: i64,
+    pub(super) first_delivery_ms: i64,
+    pub(super) cycle: u32,
+    pub(super) attempts: u32,
+    pub(super) class: Option<Arc<str>>,
+    pub(super) fingerprint: Option<Arc<str>>,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What few entries have.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Rare {
+    pub(super) job: Option<u64>,
+    pub(super) resolved: u32,
+    pub(super) versions: Vec<Offset>,
+    pub(super) act: Act,
+}
+
+/// One string for each name, shared by all who carry it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Names {
+    all: BTreeSet<Arc<str>>,
+    sweep_at: usize,
+}
+
+impl Names {
+    pub(super) fn share(&mut self, name: &str) -> Arc<str> {
+        if let Some(shared) = self.all.get(name) {
+            return shared.clone();
+        }
+        if self.all.len() >= self.sweep_at {
+            self.all.retain(|name| Arc::strong_count(name) > 1);
+            self.sweep_at = 2 * self.all.len() + 256;
+        }
+        let shared: Arc<str> = name.into();
+        self.all.insert(shared.clone());
+        shared
+    }
+}
+
+impl At {
+    pub(super) fn of(key: &EntryKey) -> Self {
+        Self { offset: key.offset, epoch: key.epoch }
+    }
+
+    pub(super) fn key(self, source: Source) -> EntryKey {
+        EntryKey { source, offset: self.offset, epoch: self.epoch }
+    }
+}
+
+impl StateTag {
+    pub(super) fn of(state: EntryState) -> Self {
+        match state {
+            EntryState::Open => Self::Open,
+            EntryState::Spilled => Self::Spilled,
+            EntryState::Resolved { .. } => Self::Resolved,
+            EntryState::Discarded => Self::Discarded,
+            EntryState::Moved => Self::Moved,
+            EntryState::Cleared => Self::Cleared,
+            EntryState::Expired => Self::Expired,
+        }
+    }
+
+    pub(super) fn state(self, version: u32) -> EntryState {
+        match self {
+            Self::Open => EntryState::Open,
+            Self::Spilled => EntryState::Spilled,
+            Self::Resolved => EntryState::Resolved { version },
+            Self::Discarded => EntryState::Discarded,
+            Self::Moved => EntryState::Moved,
+            Self::Cleared => EntryState::Cleared,
+            Self::Expired => EntryState::Expired,
+        }
+    }
+}
+
+impl Packed {
+    /// Packs an entry.
+    pub(super) fn pack(entry: &Entry, names: &mut Names) -> Self {
+        let mut rare = Rare { job: entry.job, resolved: 0, versions: entry.versions.clone(), act: entry.act.clone() };
+        if let EntryState::Resolved { version } = entry.state {
+            rare.resolved = version;
+        }
+        let mut share = |name: &Option<String>| name.as_deref().map(|name| names.share(name));
+        let rest = Rest {
+            due_ms: entry.due_ms,
+            first_delivery_ms: entry.first_delivery_ms,
+            cycle: entry.cycle,
+            attempts: entry.attempts,
+            class: share(&entry.class),
+            fingerprint: share(&entry.fingerprint),
+            rare: (rare != Rare::default()).then(|| Box::new(rare)),
+        };
+        let blocked = entry.blocked_by.map(|head| (head.offset, head.epoch));
+        let (blocked_offset, blocked_epoch) = blocked.unwrap_or_default();
+        Self {
+            lane: [(entry.lane.0 >> 64) as u64, entry.lane.0 as u64],
+            copy: entry.copy,
+            dead_ms: entry.dead_ms,
+            blocked_offset,
+            rest: (rest != Rest::default()).then(|| Box::new(rest)),
+            blocked_epoch,
+            size_bytes: entry.size_bytes,
+            slot: entry.slot,
+            kind: entry.kind,
+            state: StateTag::of(entry.state),
+            reason: entry.reason,
+            blocked: blocked.is_some(),
+            holds: entry.holds,
+            source_lost: entry.source_lost,
+        }
+    }
+
+    pub(super) fn lane(&self) -> LaneKey {
+        LaneKey(u128::from(self.lane[0]) << 64 | u128::from(self.lane[1]))
+    }
+
+    fn rare(&self) -> Option<&Rare> {
+        self.rest.as_deref().and_then(|rest| rest.rare.as_deref())
+    }
+
+    pub(super) fn state(&self) -> EntryState {
+        self.state.state(self.rare().map_or(0, |rare| rare.resolved))
+    }
+
+    pub(super) fn depth(&self) -> (EntryKind, StateTag, bool, DeadReason) {
+        (self.kind, self.state, self.rare().is_some_and(|rare| rare.job.is_some()), self.reason)
+    }
+
+    /// Whether nothing is left in a box shows only when it is packed anew: a snapshot does that.
+    pub(super) fn change_rest(&mut self, change: impl FnOnce(&mut Rest)) {
+        change(self.rest.get_or_insert_default());
+    }
+
+    pub(super) fn change_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        self.change_rest(|rest| change(rest.rare.get_or_insert_default()));
+    }
+
+    pub(super) fn unpack(&self, source: Source) -> Entry {
+        let none = Rest::default();
+        let rest = self.rest.as_deref().unwrap_or(&none);
+        let (offset, epoch) = (self.blocked_offset, self.blocked_epoch);
+        Entry {
+            lane: self.lane(),
+            slot: self.slot,
+            kind: self.kind,
+            state: self.state(),
+            job: self.rare().and_then(|rare| rare.job),
+            cycle: rest.cycle,
+            copy: self.copy,
+            attempts: rest.attempts,
+            due_ms: rest.due_ms,
+            first_delivery_ms: rest.first_delivery_ms,
+            reason: self.reason,
+            class: rest.class.as_deref().map(str::to_owned),
+            fingerprint: rest.fingerprint.as_deref().map(str::to_owned),
+            blocked_by: self.blocked.then_some(EntryKey { source, offset, epoch }),
+            holds: self.holds,
+            size_bytes: self.size_bytes,
+            versions: self.rare().map(|rare| rare.versions.clone()).unwrap_or_default(),
+            dead_ms: self.dead_ms,
+            act: self.rare().map(|rare| rare.act.clone()).unwrap_or_default(),
+            source_lost: self.source_lost,
+        }
+    }
+}

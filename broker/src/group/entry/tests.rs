@@ -1,0 +1,274 @@
+//! The table of entries against a plain model, and its codec.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::model::{PartitionId, TopicUuid};
+
+fn source(partition: u32) -> Source {
+    Source { topic: TopicUuid([7; 16]), partition: PartitionId(partition) }
+}
+
+fn key(offset: u64) -> EntryKey {
+    let epoch = PartitionEpoch::ZERO;
+    EntryKey { source: source(0), offset: Offset::new(offset).unwrap(), epoch }
+}
+
+fn entry(lane: u128, state: EntryState) -> Entry {
+    Entry {
+        lane: LaneKey(lane),
+        slot: KeySlot::new(3).unwrap(),
+        kind: EntryKind::Failed,
+        state,
+        job: None,
+        cycle: 0,
+        copy: Offset::new(9).unwrap(),
+        attempts: 6,
+        due_ms: 0,
+        first_delivery_ms: 40,
+        reason: DeadReason::Attempts,
+        class: Some("Timeout".into()),
+        fingerprint: Some("f00".into()),
+        blocked_by: None,
+        holds: true,
+        size_bytes: 100,
+        versions: Vec::new(),
+        dead_ms: 50,
+        act: Act::default(),
+        source_lost: false,
+    }
+}
+
+fn open(table: &mut EntryTable, offset: u64, entry: Entry) {
+    table.replay(&EntryRecord::Opened { key: key(offset), entry: Box::new(entry) }).unwrap();
+}
+
+fn change(table: &mut EntryTable, offset: u64, state: EntryState) {
+    let old = table.get(&key(offset)).unwrap();
+    let act = Act { actor: "ops".into(), time_ms: 60, note: "seen".into() };
+    let (kind, cycle, attempts, reason) = (old.kind, old.cycle, old.attempts, old.reason);
+    let (class, fingerprint) = (old.class, old.fingerprint);
+    let key = key(offset);
+    let job = None;
+    table
+        .replay(&EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act })
+        .unwrap();
+}
+
+#[test]
+fn dl_12_a_lane_is_dead_while_an_entry_is_open_spilled_while_all_are_spilled_and_live_when_all_are_closed() {
+    let mut table = EntryTable::default();
+    let state = |table: &EntryTable| table.lane_state(source(0), LaneKey(1));
+    assert_eq!(state(&table), LaneState::Live);
+    open(&mut table, 5, entry(1, EntryState::Spilled));
+    open(&mut table, 7, entry(1, EntryState::Spilled));
+    assert_eq!((state(&table), table.lane_count()), (LaneState::Spilled, 1));
+    change(&mut table, 5, EntryState::Open);
+    assert_eq!(state(&table), LaneState::Dead);
+    assert_eq!(table.head_of(source(0), LaneKey(1)), Some(key(5)));
+    change(&mut table, 5, EntryState::Resolved { version: 2 });
+    assert_eq!(state(&table), LaneState::Spilled);
+    assert_eq!(table.head_of(source(0), LaneKey(1)), Some(key(7)));
+    change(&mut table, 7, EntryState::Discarded);
+    assert_eq!((state(&table), table.lane_count()), (LaneState::Live, 0));
+    assert_eq!(table.state_of(&key(5)), Some(EntryState::Resolved { version: 2 }));
+}
+
+#[test]
+fn dl_8_an_entry_that_its_lane_does_not_wait_for_leaves_the_lane_live() {
+    let mut table = EntryTable::default();
+    open(&mut table, 5, Entry { holds: false, ..entry(1, EntryState::Open) });
+    assert_eq!(table.lane_state(source(0), LaneKey(1)), LaneState::Live);
+    assert_eq!((table.head_of(source(0), LaneKey(1)), table.open_len(), table.lane_count()), (None, 1, 0));
+    assert_eq!(table.open_of(source(0), LaneKey(1)).collect::<Vec<_>>(), [key(5)]);
+}
+
+#[test]
+fn dl_9_the_open_entries_of_a_lane_are_in_source_order_whatever_the_order_of_their_opening() {
+    let mut table = EntryTable::default();
+    for offset in [30, 10, 20] {
+        open(&mut table, offset, entry(1, EntryState::Open));
+        open(&mut table, offset + 1, entry(2, EntryState::Open));
+    }
+    let lane: Vec<EntryKey> = table.open_of(source(0), LaneKey(1)).collect();
+    assert_eq!(lane, [key(10), key(20), key(30)]);
+    assert_eq!(table.lanes().count(), 2);
+}
+
+#[test]
+fn rd_4_a_job_takes_entries_with_attempts_anew_and_one_cycle_more_and_leaves_them_as_they_are() {
+    let mut table = EntryTable::default();
+    open(&mut table, 5, entry(1, EntryState::Open));
+    let keys = vec![key(5)];
+    table.replay(&EntryRecord::Redriving { keys: keys.clone(), job: Some(4), act: Act::default() }).unwrap();
+    let taken = table.get(&key(5)).unwrap();
+    assert_eq!((taken.job, taken.cycle, taken.attempts), (Some(4), 1, 0));
+    table.replay(&EntryRecord::Redriving { keys, job: None, act: Act::default() }).unwrap();
+    let left = table.get(&key(5)).unwrap();
+    assert_eq!((left.job, left.cycle, left.state), (None, 1, EntryState::Open));
+}
+
+#[test]
+fn ak_12_entries_at_or_above_a_cut_and_of_older_epochs_are_marked() {
+    let mut table = EntryTable::default();
+    let newer = EntryKey { epoch: PartitionEpoch::new(1).unwrap(), ..key(6) };
+    open(&mut table, 4, entry(1, EntryState::Open));
+    open(&mut table, 6, entry(1, EntryState::Open));
+    table.replay(&EntryRecord::Opened { key: newer, entry: Box::new(entry(1, EntryState::Open)) }).unwrap();
+    let from = Offset::new(5).unwrap();
+    let epoch = PartitionEpoch::new(1).unwrap();
+    table.replay(&EntryRecord::SourceLost { source: source(0), from, epoch }).unwrap();
+    let lost: Vec<bool> = table.iter().map(|(_, entry)| entry.source_lost).collect();
+    assert_eq!(lost, [false, true, false]);
+}
+
+#[test]
+fn dl_14_depths_are_counted_by_kind_state_and_reason() {
+    let mut table = EntryTable::default();
+    open(&mut table, 5, entry(1, EntryState::Open));
+    open(&mut table, 6, entry(1, EntryState::Open));
+    change(&mut table, 6, EntryState::Discarded);
+    let depths: Vec<_> = table.depths(source(0)).collect();
+    let (kind, reason) = (EntryKind::Failed, DeadReason::Attempts);
+    assert_eq!(depths, [(kind, EntryState::Open, false, reason, 1), (kind, EntryState::Discarded, false, reason, 1)]);
+}
+
+#[test]
+fn an_unknown_entry_is_an_error_and_changes_nothing() {
+    let mut table = EntryTable::default();
+    open(&mut table, 5, entry(1, EntryState::Open));
+    let before = table.clone();
+    let unknown = key(6);
+    let act = Act::default();
+    let records = [
+        EntryRecord::Tried { key: unknown, attempts: 1, due_ms: 0, class: None },
+        EntryRecord::Edited { key: unknown, copy: Offset::ZERO, act: act.clone() },
+        EntryRecord::Redriving { keys: vec![key(5), unknown], job: Some(1), act },
+    ];
+    for record in records {
+        assert!(table.replay(&record).is_err(), "{record:?}");
+        assert_eq!(table, before);
+    }
+}
+
+#[test]
+fn iteration_goes_on_behind_a_key_across_partitions() {
+    let mut table = EntryTable::default();
+    let elsewhere = EntryKey { source: source(1), ..key(1) };
+    open(&mut table, 5, entry(1, EntryState::Open));
+    open(&mut table, 6, entry(1, EntryState::Open));
+    table.replay(&EntryRecord::Opened { key: elsewhere, entry: Box::new(entry(1, EntryState::Open)) }).unwrap();
+    let behind: Vec<EntryKey> = table.iter_after(Some(key(5))).map(|(key, _)| key).collect();
+    assert_eq!(behind, [key(6), elsewhere]);
+    assert_eq!(table.iter_after(Some(elsewhere)).count(), 0);
+    assert_eq!(table.iter_after(None).count(), 3);
+    assert_eq!((table.last_of(source(0)), table.len()), (Some(key(6).offset), 3));
+}
+
+#[test]
+fn every_field_of_an_entry_comes_back_from_the_table_and_from_the_journal() {
+    let full = Entry {
+        job: Some(3),
+        cycle: 2,
+        due_ms: -7,
+        blocked_by: Some(key(1)),
+        versions: vec![Offset::new(11).unwrap()],
+        act: Act { actor: "a".into(), time_ms: 1, note: "n".into() },
+        source_lost: true,
+        ..entry(u128::MAX - 5, EntryState::Resolved { version: 1 })
+    };
+    let record = EntryRecord::Opened { key: key(5), entry: Box::new(full.clone()) };
+    assert_eq!(EntryRecord::decode(&record.encode()).unwrap(), record);
+    let mut table = EntryTable::default();
+    table.replay(&record).unwrap();
+    assert_eq!(table.get(&key(5)), Some(full));
+    let json = serde_json::to_vec(&table).unwrap();
+    assert_eq!(serde_json::from_slice::<EntryTable>(&json).unwrap(), table);
+}
+
+#[test]
+fn a_cut_or_flipped_entry_record_is_an_error_or_another_record_and_never_a_panic() {
+    let record = EntryRecord::Opened { key: key(5), entry: Box::new(entry(1, EntryState::Open)) };
+    let bytes = record.encode();
+    for length in 0..bytes.len() {
+        assert!(EntryRecord::decode(&bytes[..length]).is_err(), "{length} bytes");
+    }
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(other) = EntryRecord::decode(&flipped) {
+            drop(EntryTable::default().replay(&other));
+        }
+    }
+}
+
+fn states() -> impl Strategy<Value = EntryState> {
+    prop_oneof![
+        Just(EntryState::Open),
+        Just(EntryState::Spilled),
+        Just(EntryState::Discarded),
+        (0..3_u32).prop_map(|version| EntryState::Resolved { version }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
+
+    /// Lane states, counts and heads equal what a look at all entries says, and a snapshot rebuilds the table.
+    #[test]
+    fn the_table_answers_as_a_look_at_all_entries(
+        steps in proptest::collection::vec((0..12_u64, 0..3_u128, states(), any::<bool>(), 0..5_u8), 1..60)
+    ) {
+        let mut table = EntryTable::default();
+        let mut model: BTreeMap<EntryKey, Entry> = BTreeMap::new();
+        for (offset, lane, state, holds, step) in steps {
+            let key = key(offset);
+            match (step, model.get_mut(&key)) {
+                (0 | 1, Some(old)) => {
+                    change(&mut table, offset, state);
+                    (old.state, old.due_ms) = (state, 0);
+                    old.act = Act { actor: "ops".into(), time_ms: 60, note: "seen".into() };
+                }
+                (2, Some(_)) => {
+                    table.replay(&EntryRecord::Forgotten { keys: vec![key] }).unwrap();
+                    model.remove(&key);
+                }
+                (3, Some(old)) => {
+                    let class = Some(format!("class {offset}"));
+                    let record = EntryRecord::Tried { key, attempts: 2, due_ms: 9, class: class.clone() };
+                    table.replay(&record).unwrap();
+                    (old.attempts, old.due_ms, old.class) = (2, 9, class);
+                }
+                _ => {
+                    let new = Entry { holds, ..entry(lane, state) };
+                    open(&mut table, offset, new.clone());
+                    model.insert(key, new);
+                }
+            }
+            prop_assert!(table.iter().eq(model.iter().map(|(key, entry)| (*key, entry.clone()))));
+            let mut lanes = 0;
+            for lane in (0..3).map(LaneKey) {
+                let held: Vec<_> =
+                    model.iter().filter(|(_, one)| one.lane == lane && one.holds && !one.state.is_closed()).collect();
+                let dead = held.iter().any(|(_, one)| one.state == EntryState::Open);
+                let expected = match (held.is_empty(), dead) {
+                    (true, _) => LaneState::Live,
+                    (false, true) => LaneState::Dead,
+                    (false, false) => LaneState::Spilled,
+                };
+                lanes += usize::from(expected != LaneState::Live);
+                prop_assert_eq!(table.lane_state(source(0), lane), expected);
+                prop_assert_eq!(table.head_of(source(0), lane), held.first().map(|(key, _)| **key));
+            }
+            prop_assert_eq!((table.lane_count(), table.lanes().count()), (lanes, lanes));
+            prop_assert_eq!(table.depths(source(0)).map(|depth| depth.4).sum::<u64>(), model.len() as u64);
+        }
+        let mut rebuilt = EntryTable::default();
+        for record in table.records() {
+            rebuilt.replay(&EntryRecord::decode(&record.encode()).unwrap()).unwrap();
+        }
+        prop_assert_eq!(rebuilt, table);
+    }
+}
