@@ -8,6 +8,7 @@
 
 mod admin;
 mod error;
+pub mod types;
 pub mod views;
 
 use std::sync::Arc;

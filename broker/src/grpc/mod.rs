@@ -7,9 +7,12 @@
 //! It must not know of files, the log, sockets. Invariants: a panic in a request ends that request alone (rule F7);
 //! no handler holds a lock over an await.
 
+mod consume;
 mod convert;
+mod convert_groups;
 mod gate;
 mod guard;
+mod ids;
 mod produce;
 mod produce_stream;
 mod raw_body;
@@ -35,6 +38,7 @@ pub use self::raw_body::StreamCut;
 pub use self::status::DOMAIN;
 
 use crate::clock::Clock;
+use crate::coordinator::Coordinator;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::partition::InFlight;
@@ -52,6 +56,8 @@ pub const PATH_PREFIX: &str = "/sawlog.v1.";
 pub struct ServiceParts {
     /// All topics.
     pub topics: Arc<Topics>,
+    /// All groups.
+    pub coordinator: Arc<Coordinator>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -88,6 +94,10 @@ impl Context {
 
     fn metrics(&self) -> &Arc<Metrics> {
         &self.parts.metrics
+    }
+
+    fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.parts.coordinator
     }
 
     fn fail(&self, problem: impl Into<Problem>) -> tonic::Status {
@@ -137,6 +147,7 @@ pub struct Services {
     produce: v1::produce_service_server::ProduceServiceServer<produce::ProduceHandler>,
     offsets: v1::read_service_server::ReadServiceServer<read::ReadHandler>,
     read: read::ReadHandler,
+    consume: consume::ConsumeHandler,
 }
 
 /// Which handler a path leads to.
@@ -144,6 +155,7 @@ enum Route {
     Topics,
     Produce,
     ProduceStream,
+    Consume,
     Read,
     Offsets,
     Unknown,
@@ -153,6 +165,7 @@ impl Route {
     fn of(path: &str) -> Self {
         match path {
             "/sawlog.v1.ProduceService/ProduceStream" => Self::ProduceStream,
+            "/sawlog.v1.ConsumeService/Consume" => Self::Consume,
             "/sawlog.v1.ReadService/Read" => Self::Read,
             _ if path.starts_with("/sawlog.v1.ProduceService/") => Self::Produce,
             _ if path.starts_with("/sawlog.v1.ReadService/") => Self::Offsets,
@@ -186,6 +199,7 @@ impl Services {
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(most),
             read,
+            consume: consume::ConsumeHandler(Arc::clone(&context)),
             context,
         }
     }
@@ -211,21 +225,28 @@ impl Services {
         let permits = Permits::default();
         request.extensions_mut().insert(permits.clone());
         let over = match route {
-            Route::ProduceStream => OverBudget::Wait,
+            Route::ProduceStream | Route::Consume => OverBudget::Wait,
             _ => OverBudget::Refuse(Arc::clone(self.context.metrics())),
         };
         let budget = connection.in_flight.clone();
-        let request = request.map(|body| Body::new(GatedBody::new(body, budget, over, permits)));
+        let request = request.map(|body| Body::new(GatedBody::new(body, budget, over, permits.clone())));
         let metrics = self.context.metrics();
-        guard::request(metrics, self.route(route, request)).await.unwrap_or_else(tonic::Status::into_http)
+        let call = self.route(route, request, permits);
+        guard::request(metrics, call).await.unwrap_or_else(tonic::Status::into_http)
     }
 
-    async fn route(&self, route: Route, request: Request<Body>) -> Result<Response<Body>, tonic::Status> {
+    async fn route(
+        &self,
+        route: Route,
+        request: Request<Body>,
+        permits: Permits,
+    ) -> Result<Response<Body>, tonic::Status> {
         let deadline = guard::deadline(request.headers());
         let metrics = self.context.metrics();
         let response = match route {
             Route::ProduceStream => self.produce.clone().call(request).await,
             Route::Read => return self.read.serve(request).await,
+            Route::Consume => return self.consume.serve(request, permits),
             Route::Produce => {
                 let call = self.produce.clone().call(request);
                 guard::within(deadline, call)

@@ -39,7 +39,7 @@ use crate::model::PartitionId;
 use crate::partition::{self, BoxFuture};
 
 /// Batches up to this size are copied beside their heads: a frame of its own would cost more.
-const COPY_BYTES: usize = 8 << 10;
+pub(super) const COPY_BYTES: usize = 8 << 10;
 /// Buffers handed over at once are at most this: the write deadline counts per buffer.
 const SLICE_BYTES: usize = 256 << 10;
 /// Flag and length of a gRPC message.
@@ -51,7 +51,7 @@ const FRAME_BATCH: u8 = 0x12;
 const STORED_INFO: u8 = 0x0a;
 const STORED_BATCH: u8 = 0x12;
 
-/// One message, as buffers.
+/// Whole messages, as buffers.
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     list: Vec<Bytes>,
@@ -103,7 +103,22 @@ impl Chunks {
         chunks
     }
 
-    fn push(&mut self, mut bytes: Bytes) {
+    /// Bytes of the message.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Bytes> {
+        self.list.iter()
+    }
+
+    #[cfg(test)]
+    pub(super) fn concat(&self) -> Vec<u8> {
+        self.list.concat()
+    }
+
+    pub(super) fn push(&mut self, mut bytes: Bytes) {
         self.bytes += bytes.len();
         while bytes.len() > SLICE_BYTES {
             self.list.push(bytes.split_to(SLICE_BYTES));
@@ -114,7 +129,7 @@ impl Chunks {
     }
 }
 
-fn info_of(frame: &partition::Frame) -> v1::BatchInfo {
+pub(super) fn info_of(frame: &partition::Frame) -> v1::BatchInfo {
     v1::BatchInfo {
         base_offset: frame.base_offset.to_wire(),
         record_count: frame.record_count,
@@ -124,29 +139,29 @@ fn info_of(frame: &partition::Frame) -> v1::BatchInfo {
 }
 
 /// Lengths of a StoredBatch.
-struct StoredSize {
-    info: usize,
-    stored: usize,
+pub(super) struct StoredSize {
+    pub(super) info: usize,
+    pub(super) stored: usize,
 }
 
 impl StoredSize {
-    fn of(info: &v1::BatchInfo, batch: &Bytes) -> Self {
+    pub(super) fn of(info: &v1::BatchInfo, batch: &Bytes) -> Self {
         let info = info.encoded_len();
         Self { info, stored: field_len(info) + field_len(batch.len()) }
     }
 }
 
 /// Bytes of a field with a length: tag, length, content.
-fn field_len(content: usize) -> usize {
+pub(super) fn field_len(content: usize) -> usize {
     1 + encoded_len_varint(content as u64) + content
 }
 
-fn put_head(out: &mut BytesMut, tag: u8, length: usize) {
+pub(super) fn put_head(out: &mut BytesMut, tag: u8, length: usize) {
     out.put_u8(tag);
     encode_varint(length as u64, out);
 }
 
-fn put_prefix(out: &mut BytesMut, length: usize) {
+pub(super) fn put_prefix(out: &mut BytesMut, length: usize) {
     out.put_u8(0);
     out.put_u32(u32::try_from(length).expect("a message is far below 4 GiB"));
 }

@@ -4,6 +4,7 @@
 //! or as a [`Failure`] inside a body, with the same reason and facts in both. Every one is counted by its reason.
 //! It must not know of requests in flight, sockets or files.
 
+mod groups;
 mod refusals;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::model::NameError;
 use crate::partition::{AppendFailure, PartitionReadError, ReadError};
 use crate::topics::TopicError;
 
+pub(crate) use self::groups::{entry_not_found, group_not_found, job_not_found, protocol_violation, wrong_mode};
 pub(crate) use self::refusals::{admit, record_refusal};
 
 /// Domain of every `google.rpc.ErrorInfo` of ours.
@@ -157,6 +159,27 @@ impl Problem {
         }
     }
 
+    /// What was not found, by kind and name.
+    fn resource(&self) -> (&'static str, String) {
+        let fact = |wanted: &str| self.facts.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value.as_str());
+        let named = |keys: [&str; 2]| keys.into_iter().find_map(fact).unwrap_or_default().to_owned();
+        match (self.reason, fact("partition")) {
+            (ErrorReason::GroupNotFound, _) => ("group", named(["group", "group_id"])),
+            (ErrorReason::EntryNotFound, _) => ("dead letter", named(["dlq_id", "group"])),
+            (ErrorReason::JobNotFound, _) => ("job", named(["job", "group"])),
+            (_, Some(partition)) => ("partition", format!("{}/{partition}", named(["topic", "topic_id"]))),
+            _ => ("topic", named(["topic", "topic_id"])),
+        }
+    }
+
+    /// From what the transport says of a client's stream: it sent what is no message, or went.
+    pub(crate) fn from_client(status: Status) -> Self {
+        let message = format!("the stream of requests ended: {}", escaped(status.message()));
+        Self::new(ErrorReason::ProtocolViolation, message)
+            .fact("frame", "message")
+            .fact("rule", "must be whole messages")
+    }
+
     /// As the status of a call.
     pub(crate) fn into_status(self, metrics: &Metrics) -> Status {
         metrics.count_error(reason_name(self.reason));
@@ -172,13 +195,8 @@ impl Problem {
             details.add_bad_request_violation(field, self.message.clone());
         }
         if code == Code::NotFound {
-            let name = fact("topic").or_else(|| fact("topic_id")).unwrap_or_default();
-            match fact("partition") {
-                Some(partition) => {
-                    details.set_resource_info("partition", format!("{name}/{partition}"), "", self.message.clone())
-                }
-                None => details.set_resource_info("topic", name, "", self.message.clone()),
-            };
+            let (kind, name) = self.resource();
+            details.set_resource_info(kind, name, "", self.message.clone());
         }
         let facts: HashMap<String, String> =
             self.facts.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();

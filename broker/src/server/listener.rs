@@ -105,6 +105,7 @@ impl Server {
         let draining = CancellationToken::new();
         let services = Services::new(ServiceParts {
             topics: Arc::clone(engine.topics()),
+            coordinator: Arc::new(crate::coordinator::Coordinator {}),
             metrics: Arc::clone(engine.metrics()),
             clock: Arc::clone(engine.clock()),
             topic_defaults: default_config(&engine.config().topic_defaults),
