@@ -8,6 +8,8 @@
 pub struct Sabotage {
     /// Answers `durable` before the sync has ended (breaks D1 and F1).
     pub ack_before_sync: bool,
+    /// Tells that a journal's records are durable before their sync (breaks D1, AK-3).
+    pub journal_ack_before_sync: bool,
     /// Tries a failed sync again and believes the second answer (breaks F1).
     pub retry_failed_sync: bool,
     /// Leaves out the sync of directories (breaks D7).
@@ -38,6 +40,8 @@ macro_rules! questions {
 questions! {
     /// Whether `durable` appends are acknowledged before their sync.
     acks_before_sync => ack_before_sync;
+    /// Whether records of a journal are told to be durable before their sync.
+    acks_journal_before_sync => journal_ack_before_sync;
     /// Whether a failed sync is tried again and its second answer believed.
     retries_failed_sync => retry_failed_sync;
     /// Whether directories are not synced.

@@ -9,9 +9,9 @@
 //! ```text
 //! key    kind: u8 | sequence: u64 big-endian
 //! kind   r  a record; sequence counts records from 1 over the whole life of the journal
-//!        s  start of a snapshot of everything up to `sequence`; value: parts: u32 | crc: u32
-//!        p  a part of that snapshot; value: payload
-//!        e  end of that snapshot; value as in `s`
+//!        s  start of a snapshot of everything up to `sequence`; value: parts: u32 | crc: u32, or nothing
+//!        p  a part of that snapshot; value: payload; sequence: that of the last record before it
+//!        e  end of that snapshot; value: parts: u32 | crc: u32 | copy: u8 if the start says nothing
 //! crc    CRC-32 of the payloads of all parts, one after the other
 //! ```
 //!
@@ -19,16 +19,22 @@
 //! end; the end vouches for the run. A segment of its own keeps it and the records before it in different blocks of
 //! the device, so that no single damage hits a change and the snapshot that holds it too.
 //!
+//! A snapshot is written at once ([`Journal::snapshot`]), with nothing between its frames, or step by step
+//! ([`snapshot::SnapshotRun`]): then its start says nothing, records with greater sequences may stand between its
+//! parts, and its end is written twice, copies 0 and 1. Whichever of the two is damaged, the other shows that no
+//! record was lost: an end of copy 0 says that what follows it is no record.
+//!
 //! Invariants: an append is answered after its sync; sequences have no gap, so that records lost to damage are told
 //! from damaged snapshots that nothing needs; segments before the two newest good snapshots go only after the newest
 //! has been synced and read back from the device; after a failed sync nothing is written any more (rule F1).
 
 mod replay;
+mod snapshot;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use sawlog_proto::batch::{BatchBuilder, Codec, head_with};
 
 use crate::limits;
@@ -38,11 +44,10 @@ use crate::log::{
 use crate::model::{Offset, PartitionEpoch};
 
 pub use replay::{JournalDamage, Replayed};
+pub use snapshot::{ReadBack, SnapshotRun};
 
 /// Bytes of the head of a batch that the broker sets.
 const BATCH_HEAD_BYTES: usize = 16;
-/// Frames written with one call.
-const FRAMES_PER_WRITE: usize = 64;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +124,8 @@ pub struct Journal {
     snapshots: Vec<Offset>,
     stopped: Option<String>,
     builder: BatchBuilder,
+    /// The second copy of an end that a crash kept from being written: it comes before anything else.
+    owed_end: Option<Bytes>,
 }
 
 impl Journal {
@@ -152,6 +159,7 @@ impl Journal {
             stopped: report.fenced.clone(),
             log,
             builder: BatchBuilder::new(Codec::None),
+            owed_end: None,
         };
         let mut replayed = journal.replay(report);
         if missing && !may_create {
@@ -175,6 +183,11 @@ impl Journal {
         self.log.durable_end()
     }
 
+    /// Rules that a test has switched off in this instance.
+    pub(crate) fn sabotage(&self) -> crate::log::sabotage::Sabotage {
+        self.environment.sabotage()
+    }
+
     /// Bytes of its files.
     pub fn size_bytes(&self) -> u64 {
         self.log.size_bytes()
@@ -191,44 +204,59 @@ impl Journal {
         if payloads.is_empty() {
             return Ok(());
         }
-        self.check_stopped()?;
-        for (sequence, payload) in (self.last_sequence + 1..).zip(payloads) {
-            push(&mut self.builder, Kind::Record, sequence, payload);
-        }
-        let draft = self.draft(self.log.end(), now_ms);
-        assert!(draft.batch_rest.len() <= limits::BATCH_BYTES, "a change fits a batch");
-        if self.log.must_roll(draft.batch_rest.len() as u64) {
-            self.roll()?;
-        }
-        self.write(&[draft])?;
-        self.last_sequence += payloads.len() as u64;
+        self.write_records(payloads, now_ms)?;
         self.sync()
     }
 
-    /// Writes a snapshot of everything up to the last record, syncs it, reads it back from the device, and then
-    /// removes what lies before the two newest good ones.
+    /// The same without the sync: they are durable after the next good [`Journal::sync`]. Returns the bytes written.
     ///
     /// # Errors
-    /// As [`Journal::append`]; after [`JournalError::ReadBack`] and [`JournalError::Refused`] the snapshots before
-    /// it still hold, and a later one may succeed.
-    pub fn snapshot(&mut self, parts: &[Bytes], now_ms: i64) -> Result<(), JournalError> {
+    /// As [`Journal::append`].
+    ///
+    /// # Panics
+    /// As [`Journal::append`].
+    pub fn write_records(&mut self, payloads: &[Bytes], now_ms: i64) -> Result<u64, JournalError> {
         self.check_stopped()?;
-        if self.active_is_used() {
+        let owed = self.owed_end.clone();
+        let mut drafts = Vec::with_capacity(2);
+        if let Some(owed) = &owed {
+            push(&mut self.builder, Kind::SnapshotEnd, self.last_sequence, owed);
+            drafts.push(self.draft(self.log.end(), now_ms));
+        }
+        for (sequence, payload) in (self.last_sequence + 1..).zip(payloads) {
+            push(&mut self.builder, Kind::Record, sequence, payload);
+        }
+        let draft = self.draft(self.log.end().saturating_add(drafts.len() as u64), now_ms);
+        let bytes = draft.batch_rest.len();
+        assert!(bytes <= limits::JOURNAL_RECORD_BYTES + limits::BATCH_FRAMING_BYTES, "a change fits a batch");
+        drafts.push(draft);
+        if self.log.must_roll(bytes as u64) {
             self.roll()?;
         }
-        let first = self.log.end();
-        self.write_run(parts, first, now_ms)?;
-        self.sync()?;
-        // The mark frame proves that the end of the run was durable, so that damage to it is told from a torn tail.
-        self.log.write_mark(self.last_time_ms, self.epoch).map_err(|error| self.note_append_error(error))?;
-        self.sync()?;
-        self.drop_cache(first).map_err(|error| JournalError::ReadBack { what: error.to_string() })?;
-        let run = self.read_run(first).map_err(|what| JournalError::ReadBack { what })?;
-        if run.parts != parts || run.sequence != self.last_sequence {
-            return Err(JournalError::ReadBack { what: "other bytes than were written".into() });
+        let written = self.write(&drafts)?;
+        self.owed_end = None;
+        self.last_sequence += payloads.len() as u64;
+        Ok(written)
+    }
+
+    /// Makes everything that was written durable.
+    ///
+    /// # Errors
+    /// [`JournalError::Stopped`]: outcome unknown.
+    pub fn sync(&mut self) -> Result<(), JournalError> {
+        let Some(sync) = self.log.pending_sync() else { return self.check_stopped() };
+        match sync.run() {
+            Ok(()) => {
+                self.log.note_synced(&sync);
+                Ok(())
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                self.log.fence(&cause);
+                self.stopped = Some(cause.clone());
+                Err(JournalError::Stopped { cause })
+            }
         }
-        self.snapshots.push(first);
-        self.remove_old()
     }
 
     /// Marks and syncs; returns the end for the clean marker.
@@ -253,30 +281,6 @@ impl Journal {
         segments.last().is_none_or(|active| active.end > active.base)
     }
 
-    fn write_run(&mut self, parts: &[Bytes], first: Offset, now_ms: i64) -> Result<(), JournalError> {
-        let mut hasher = crc32fast::Hasher::new();
-        parts.iter().for_each(|part| hasher.update(part));
-        let mut summary = BytesMut::with_capacity(8);
-        summary.put_u32(u32::try_from(parts.len()).expect("a snapshot has fewer parts than bytes fit in memory"));
-        summary.put_u32(hasher.finalize());
-        let summary = summary.freeze();
-        let entries = std::iter::once((Kind::SnapshotStart, &summary))
-            .chain(parts.iter().map(|part| (Kind::SnapshotPart, part)))
-            .chain(std::iter::once((Kind::SnapshotEnd, &summary)));
-        let mut drafts = Vec::with_capacity(FRAMES_PER_WRITE);
-        let mut at = first;
-        for (kind, payload) in entries {
-            push(&mut self.builder, kind, self.last_sequence, payload);
-            drafts.push(self.draft(at, now_ms));
-            at = at.saturating_add(1);
-            if drafts.len() == FRAMES_PER_WRITE {
-                self.write(&drafts)?;
-                drafts.clear();
-            }
-        }
-        self.write(&drafts)
-    }
-
     /// The frame of what has been pushed to the builder.
     fn draft(&mut self, base_offset: Offset, now_ms: i64) -> FrameDraft {
         self.last_time_ms = self.last_time_ms.max(now_ms);
@@ -295,31 +299,12 @@ impl Journal {
         }
     }
 
-    fn write(&mut self, drafts: &[FrameDraft]) -> Result<(), JournalError> {
-        if drafts.is_empty() {
-            return Ok(());
-        }
-        self.log.append(drafts).map(|_| ()).map_err(|error| self.note_append_error(error))
+    fn write(&mut self, drafts: &[FrameDraft]) -> Result<u64, JournalError> {
+        self.log.append(drafts).map(|appended| appended.bytes).map_err(|error| self.note_append_error(error))
     }
 
     fn roll(&mut self) -> Result<(), JournalError> {
         self.log.roll().map_err(|error| self.note_append_error(error))
-    }
-
-    fn sync(&mut self) -> Result<(), JournalError> {
-        let Some(sync) = self.log.pending_sync() else { return Ok(()) };
-        match sync.run() {
-            Ok(()) => {
-                self.log.note_synced(&sync);
-                Ok(())
-            }
-            Err(error) => {
-                let cause = error.to_string();
-                self.log.fence(&cause);
-                self.stopped = Some(cause.clone());
-                Err(JournalError::Stopped { cause })
-            }
-        }
     }
 
     fn note_append_error(&mut self, error: AppendError) -> JournalError {
@@ -331,24 +316,6 @@ impl Journal {
             }
         }
     }
-
-    /// Makes the next read of the segment that begins at `base` come from the device.
-    fn drop_cache(&self, base: Offset) -> io::Result<()> {
-        let path = self.environment.dir.join(segment_name(base));
-        let file = self.environment.storage.open(&path, crate::log::storage::OpenMode::Read)?;
-        // A file system without a page cache to drop answers `false`; its reads come from the device anyway.
-        file.drop_cache().map(|_| ())
-    }
-
-    fn remove_old(&mut self) -> Result<(), JournalError> {
-        let excess = self.snapshots.len().saturating_sub(2);
-        self.snapshots.drain(..excess);
-        if self.snapshots.len() < 2 {
-            return Ok(());
-        }
-        let start = self.snapshots[0];
-        self.log.raise_start(start).map_err(|error| self.note_append_error(error))
-    }
 }
 
 fn push(builder: &mut BatchBuilder, kind: Kind, sequence: u64, payload: &[u8]) {
@@ -356,10 +323,6 @@ fn push(builder: &mut BatchBuilder, kind: Kind, sequence: u64, payload: &[u8]) {
     key[0] = kind.byte();
     key[1..].copy_from_slice(&sequence.to_be_bytes());
     builder.push(0, Some(&key), Some(payload), std::iter::empty());
-}
-
-fn segment_name(base: Offset) -> String {
-    format!("{base:020}.log", base = base.get())
 }
 
 /// Base of the oldest segment that is there: a journal's start is kept nowhere else.

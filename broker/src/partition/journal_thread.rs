@@ -15,6 +15,7 @@
 //! full disk stops nothing: what waits is written once there is space, from the reserve first (rule F3).
 
 mod handle;
+mod snapshotting;
 mod worker;
 
 use std::fmt::Debug;
@@ -118,8 +119,12 @@ pub struct OpenedJournal<S> {
     state: S,
     damage: Option<Arc<str>>,
     left_out: Vec<Bytes>,
-    /// Records that the newest snapshot does not hold.
-    unsaved: bool,
+    /// Bytes of records that the newest snapshot does not hold.
+    unsaved_bytes: u64,
+    /// Bytes of the newest snapshot.
+    snapshot_bytes: u64,
+    /// Newer snapshots were bad.
+    bad_snapshots: bool,
 }
 
 impl<S: JournalState> OpenedJournal<S> {

@@ -8,6 +8,13 @@ use crate::limits;
 use crate::log::{Frame, ReadError, ReadMode, ReadRange, RecoveryReport};
 use crate::model::Offset;
 
+/// A segment that begins with records.
+const NO_SNAPSHOT: &str = "no snapshot begins here";
+/// A segment that has just begun.
+const NOTHING_THERE: &str = "nothing is here";
+/// Allowance for the key of an entry.
+const KEY_BYTES: usize = 64;
+
 /// What a journal holds.
 #[derive(Debug, Default)]
 pub struct Replayed {
@@ -47,17 +54,91 @@ impl JournalDamage {
 #[derive(Debug)]
 pub(super) struct Run {
     pub(super) sequence: u64,
+    /// Empty if they were not to be kept.
     pub(super) parts: Vec<Bytes>,
+    /// Records that stand between its parts.
+    records: Vec<Entry>,
+    /// Parts and their CRC.
+    pub(super) summary: (u32, u32),
     /// Offset after its end.
     pub(super) end: Offset,
 }
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     offset: Offset,
     kind: Kind,
     sequence: u64,
     payload: Bytes,
+}
+
+/// Puts the entries of a snapshot together and proves them.
+#[derive(Debug)]
+pub(super) struct RunReader {
+    keep: bool,
+    started: Option<Started>,
+}
+
+#[derive(Debug)]
+struct Started {
+    run: Run,
+    hasher: crc32fast::Hasher,
+    /// What its start said; `None`: records may stand between its parts.
+    told: Option<(u32, u32)>,
+    /// Sequence of the last record seen.
+    last: u64,
+}
+
+impl RunReader {
+    /// A reader that keeps what it reads, or only looks.
+    pub(super) fn new(keep: bool) -> Self {
+        Self { keep, started: None }
+    }
+
+    /// Takes the next entry; the run, once its end has come.
+    fn take(&mut self, entry: Entry) -> Result<Option<Run>, String> {
+        let Some(started) = &mut self.started else {
+            if entry.kind != Kind::SnapshotStart {
+                return Err(NO_SNAPSHOT.into());
+            }
+            let told = match entry.payload.is_empty() {
+                true => None,
+                false => Some(summary(&entry.payload).ok_or("a bad summary at its start")?),
+            };
+            let last = entry.sequence;
+            let run = Run { sequence: last, parts: vec![], records: vec![], summary: (0, 0), end: entry.offset };
+            self.started = Some(Started { run, hasher: crc32fast::Hasher::new(), told, last });
+            return Ok(None);
+        };
+        let run = &mut started.run;
+        match entry.kind {
+            Kind::SnapshotPart if entry.sequence == started.last => {
+                started.hasher.update(&entry.payload);
+                run.summary.0 += 1;
+                if self.keep {
+                    run.parts.push(entry.payload);
+                }
+                Ok(None)
+            }
+            Kind::Record if started.told.is_none() && entry.sequence == started.last + 1 => {
+                started.last = entry.sequence;
+                if self.keep {
+                    run.records.push(entry);
+                }
+                Ok(None)
+            }
+            Kind::SnapshotEnd if entry.sequence == started.last => {
+                run.summary.1 = std::mem::take(&mut started.hasher).finalize();
+                let ends = end_summary(&entry.payload).map(|(summary, _)| summary);
+                if ends != Some(run.summary) || started.told.is_some_and(|told| told != run.summary) {
+                    return Err("its parts are not those that it had".into());
+                }
+                run.end = entry.offset.saturating_add(1);
+                Ok(self.started.take().map(|started| started.run))
+            }
+            _ => Err("it was not finished".into()),
+        }
+    }
 }
 
 /// What reading on found.
@@ -74,7 +155,7 @@ enum Step {
 }
 
 /// Walks over entries and holes.
-struct Walk<'a> {
+pub(super) struct Walk<'a> {
     journal: &'a Journal,
     at: Offset,
     end: Offset,
@@ -82,6 +163,26 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// Where the next read begins.
+    pub(super) fn at(&self) -> Offset {
+        self.at
+    }
+
+    /// Reads once and hands what was read to `reader`; the run, if it ended there.
+    pub(super) fn feed(&mut self, reader: &mut RunReader) -> Result<Option<Run>, String> {
+        loop {
+            match self.next() {
+                Step::Entry(entry) => match reader.take(entry)? {
+                    None if self.ready.is_empty() => return Ok(None),
+                    None => {}
+                    run => return Ok(run),
+                },
+                Step::Hole { what, .. } => return Err(what),
+                Step::End => return Ok(None),
+            }
+        }
+    }
+
     fn next(&mut self) -> Step {
         loop {
             if let Some(entry) = self.ready.pop_front() {
@@ -117,7 +218,11 @@ impl Walk<'_> {
     }
 
     fn decode(&mut self, frame: &Frame) -> Result<(), String> {
-        let limits = BatchLimits { record_bytes: limits::BATCH_BYTES, ..BatchLimits::DEFAULT };
+        let limits = BatchLimits {
+            record_bytes: limits::JOURNAL_RECORD_BYTES + KEY_BYTES,
+            batch_bytes: limits::JOURNAL_RECORD_BYTES + limits::BATCH_FRAMING_BYTES,
+            ..BatchLimits::DEFAULT
+        };
         batch::check(&frame.batch, &limits, false).map_err(|error| error.to_string())?;
         let records = batch::records(&frame.batch, &limits).map_err(|error| error.to_string())?;
         let mut offset = frame.base_offset;
@@ -143,46 +248,32 @@ struct Progress {
     hole: Option<(Offset, String)>,
     /// A snapshot's run that has begun, up to its end: a hole inside it holds no record.
     run_until: Offset,
+    /// The second copy of an end that has not come yet.
+    owed_end: Option<Bytes>,
 }
 
 impl Journal {
     fn walk(&self, from: Offset) -> Walk<'_> {
-        Walk { journal: self, at: from, end: self.reader.bounds().end, ready: std::collections::VecDeque::new() }
+        self.walk_between(from, self.reader.bounds().end)
+    }
+
+    pub(super) fn walk_between(&self, from: Offset, end: Offset) -> Walk<'_> {
+        Walk { journal: self, at: from, end, ready: std::collections::VecDeque::new() }
     }
 
     /// Reads the snapshot that begins at `first`.
     pub(super) fn read_run(&self, first: Offset) -> Result<Run, String> {
         let mut walk = self.walk(first);
-        let start = match walk.next() {
-            Step::Entry(entry) if entry.kind == Kind::SnapshotStart => entry,
-            Step::Entry(_) => return Err("no snapshot begins here".into()),
-            Step::Hole { what, .. } => return Err(what),
-            Step::End => return Err("nothing is here".into()),
-        };
-        let (count, crc) = summary(&start.payload).ok_or("a bad summary at its start")?;
-        let mut parts = Vec::new();
-        let mut hasher = crc32fast::Hasher::new();
-        loop {
-            let entry = match walk.next() {
-                Step::Entry(entry) => entry,
-                Step::Hole { what, .. } => return Err(what),
-                Step::End => return Err("it has no end".into()),
-            };
-            match entry.kind {
-                Kind::SnapshotPart if entry.sequence == start.sequence => {
-                    hasher.update(&entry.payload);
-                    parts.push(entry.payload);
-                }
-                Kind::SnapshotEnd if entry.sequence == start.sequence => {
-                    let whole = parts.len() == count as usize && hasher.finalize() == crc;
-                    if !whole || summary(&entry.payload) != Some((count, crc)) {
-                        return Err("its parts are not those that it had".into());
-                    }
-                    return Ok(Run { sequence: start.sequence, parts, end: entry.offset.saturating_add(1) });
-                }
-                _ => return Err("it was not finished".into()),
+        let mut reader = RunReader::new(true);
+        if walk.at >= walk.end {
+            return Err(NOTHING_THERE.into());
+        }
+        while walk.at < walk.end {
+            if let Some(run) = walk.feed(&mut reader)? {
+                return Ok(run);
             }
         }
+        Err("it has no end".into())
     }
 
     /// Finds the newest good snapshot and the records after it.
@@ -206,24 +297,30 @@ impl Journal {
                 Err(_) => {}
             }
         }
+        let mut between = Vec::new();
         if let Some(run) = newest {
             self.last_sequence = run.sequence;
             replayed.snapshot = run.parts;
-            from = run.end;
+            between = run.records;
+            // The second copy of its end may follow; it is nothing new, but tells that a hole there is no record.
+            from = Offset::new(run.end.get() - 1).expect("a run has frames");
         } else if start > Offset::ZERO {
             let what = "no snapshot is good, and the records before the oldest are gone".to_owned();
             let damage = JournalDamage { what, first_bad: start, last_good_sequence: 0 };
             replayed.damage = Some(damage);
         }
-        self.replay_records(from, &mut replayed);
+        self.replay_records(from, between, &mut replayed);
         // Segments that begin with records, because they were full, are no bad snapshots.
-        replayed.bad_snapshots.retain(|(_, what)| what != "no snapshot begins here" && what != "nothing is here");
+        replayed.bad_snapshots.retain(|(_, what)| what != NO_SNAPSHOT && what != NOTHING_THERE);
         replayed
     }
 
-    fn replay_records(&mut self, from: Offset, replayed: &mut Replayed) {
-        let mut progress = Progress { sequence: self.last_sequence, hole: None, run_until: from };
-        let mut greatest = self.last_sequence;
+    fn replay_records(&mut self, from: Offset, between: Vec<Entry>, replayed: &mut Replayed) {
+        let mut progress = Progress { sequence: self.last_sequence, hole: None, run_until: from, owed_end: None };
+        for entry in between {
+            progress.take(entry, replayed);
+        }
+        let mut greatest = progress.sequence;
         let mut walk = self.walk(from);
         loop {
             match walk.next() {
@@ -243,6 +340,7 @@ impl Journal {
             let last_good_sequence = progress.sequence;
             replayed.damage = Some(JournalDamage { what, first_bad, last_good_sequence });
         }
+        self.owed_end = progress.owed_end;
         // Whatever was dropped, its numbers are not given again.
         self.last_sequence = greatest;
     }
@@ -263,6 +361,7 @@ impl Progress {
         }
         // Something good that continues the count shows that the hole before it held no record.
         self.hole = None;
+        self.owed_end = None;
         match entry.kind {
             Kind::Record if replayed.damage.is_none() => {
                 self.sequence = entry.sequence;
@@ -270,10 +369,18 @@ impl Progress {
             }
             Kind::Record => replayed.left_out.push(entry.payload),
             Kind::SnapshotStart => {
-                let parts = summary(&entry.payload).map_or(0, |(parts, _)| parts);
-                self.run_until = entry.offset.saturating_add(u64::from(parts) + 2);
+                if let Some((parts, _)) = summary(&entry.payload) {
+                    self.run_until = entry.offset.saturating_add(u64::from(parts) + 2);
+                }
             }
-            Kind::SnapshotPart | Kind::SnapshotEnd => {}
+            Kind::SnapshotPart => {}
+            Kind::SnapshotEnd => {
+                if let Some(((parts, crc), Some(0))) = end_summary(&entry.payload) {
+                    self.run_until = entry.offset.saturating_add(2);
+                    let copy = [&parts.to_be_bytes()[..], &crc.to_be_bytes(), &[1]].concat();
+                    self.owed_end = Some(copy.into());
+                }
+            }
         }
     }
 }
@@ -282,4 +389,12 @@ fn summary(payload: &[u8]) -> Option<(u32, u32)> {
     let bytes: [u8; 8] = payload.try_into().ok()?;
     let value = u64::from_be_bytes(bytes);
     Some(((value >> 32) as u32, value as u32))
+}
+
+/// The summary of an end, and which copy it is if there are two.
+fn end_summary(payload: &[u8]) -> Option<((u32, u32), Option<u8>)> {
+    match payload.len() {
+        9 => Some((summary(&payload[..8])?, Some(payload[8]))),
+        _ => Some((summary(payload)?, None)),
+    }
 }

@@ -1,3 +1,5 @@
+use bytes::{BufMut, BytesMut};
+
 use super::*;
 use crate::log::LogIdentity;
 use crate::log::storage::SimDisk;

@@ -11,13 +11,19 @@ use super::{JournalError, JournalHealth, JournalSequence, JournalState, JournalS
 use crate::model::Offset;
 use crate::partition::sync::{Arc, AtomicBool, AtomicU64, Condvar, Mutex, Ordering};
 
+/// A look at the state.
+pub(super) type Look<S> = Box<dyn FnOnce(&S) + Send>;
+
 /// What the thread is asked to do besides its records.
 pub(super) enum Command<S> {
     /// Look at the state, with every record that was durable when the question came.
-    Read(Box<dyn FnOnce(&S) + Send>),
+    Read(Look<S>),
     /// Change the state of a damaged journal, write it down, go on (rule G6).
     Recover(Recover<S>),
     Snapshot(std::sync::mpsc::Sender<bool>),
+    /// The encoder's answer: the replica, and its parts.
+    Encoded(S, Vec<Bytes>),
+    EncoderPanicked,
     Close(std::sync::mpsc::Sender<Option<Offset>>),
     Abandon,
 }
@@ -83,6 +89,49 @@ impl<S> Shared<S> {
 
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn queued_bytes(&self) -> u64 {
+        self.queued_bytes.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn health(&self) -> JournalHealth {
+        self.progress.lock().health.clone()
+    }
+
+    /// Takes what has been queued.
+    pub(super) fn take(&self) -> (Vec<Bytes>, Vec<Command<S>>) {
+        let mut queue = self.queue.lock();
+        (std::mem::take(&mut queue.records), std::mem::take(&mut queue.commands))
+    }
+
+    /// Queues a command; dropped, with the answer that its caller waits for, if the thread has ended.
+    pub(super) fn command(&self, command: Command<S>) {
+        let mut queue = self.queue.lock();
+        if queue.ended {
+            return;
+        }
+        queue.commands.push(command);
+        queue.asleep = false;
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// The thread ends: nothing is queued any more, and everyone who waits is told.
+    pub(super) fn end(&self, cause: &str) {
+        let (records, commands) = {
+            let mut queue = self.queue.lock();
+            queue.ended = true;
+            (std::mem::take(&mut queue.records), std::mem::take(&mut queue.commands))
+        };
+        drop((records, commands));
+        if !self.is_stopped() {
+            self.set_health(JournalHealth::Stopped { cause: cause.into() });
+        }
     }
 
     /// Everything up to `sequence` is durable: wakes who waited for it.
@@ -172,7 +221,11 @@ impl<S: JournalState> JournalHandle<S> {
         if bytes > 0 {
             self.shared.queued_bytes.fetch_add(bytes as u64, Ordering::SeqCst);
         }
-        self.wake(queue);
+        let asleep = std::mem::take(&mut queue.asleep);
+        drop(queue);
+        if asleep {
+            self.shared.wake.notify_one();
+        }
         JournalSequence(last)
     }
 
@@ -235,12 +288,12 @@ impl<S: JournalState> JournalHandle<S> {
 
     /// How the journal is.
     pub fn health(&self) -> JournalHealth {
-        self.shared.progress.lock().health.clone()
+        self.shared.health()
     }
 
     /// Bytes of records that are queued, or durable and not yet in the replica.
     pub fn queued_bytes(&self) -> u64 {
-        self.shared.queued_bytes.load(Ordering::SeqCst)
+        self.shared.queued_bytes()
     }
 
     /// Bytes of its files.
@@ -261,7 +314,7 @@ impl<S: JournalState> JournalHandle<S> {
             // The caller may have gone.
             let _ = sender.send(look(state));
         });
-        self.command(Command::Read(look));
+        self.shared.command(Command::Read(look));
         receiver.await.ok()
     }
 
@@ -280,7 +333,7 @@ impl<S: JournalState> JournalHandle<S> {
             // As above.
             let _ = sender.send(change(state));
         });
-        self.command(Command::Recover(Recover { change, done }));
+        self.shared.command(Command::Recover(Recover { change, done }));
         let ended = || JournalError::Stopped { cause: "the thread has ended".into() };
         written.await.map_err(|_| ended())??;
         receiver.await.map_err(|_| ended())
@@ -289,7 +342,7 @@ impl<S: JournalState> JournalHandle<S> {
     /// Writes a snapshot now; returns whether it holds. Blocks.
     pub fn snapshot_now(&self) -> bool {
         let (reply, answer) = std::sync::mpsc::channel();
-        self.command(Command::Snapshot(reply));
+        self.shared.command(Command::Snapshot(reply));
         answer.recv().unwrap_or(false)
     }
 
@@ -297,7 +350,7 @@ impl<S: JournalState> JournalHandle<S> {
     /// the journal is well.
     pub fn close(&self) -> Option<Offset> {
         let (reply, answer) = std::sync::mpsc::channel();
-        self.command(Command::Close(reply));
+        self.shared.command(Command::Close(reply));
         let end = answer.recv().ok().flatten();
         self.join();
         end
@@ -305,7 +358,7 @@ impl<S: JournalState> JournalHandle<S> {
 
     /// Ends the thread and leaves the journal as a crash would. Blocks.
     pub fn abandon(&self) {
-        self.command(Command::Abandon);
+        self.shared.command(Command::Abandon);
         self.join();
     }
 
@@ -314,23 +367,6 @@ impl<S: JournalState> JournalHandle<S> {
         if let Some(thread) = thread {
             // A panic has been reported by the panic hook.
             let _ = thread.join();
-        }
-    }
-
-    /// Queues a command; dropped, with the answer that its caller waits for, if the thread has ended.
-    fn command(&self, command: Command<S>) {
-        let mut queue = self.shared.queue.lock();
-        if !queue.ended {
-            queue.commands.push(command);
-            self.wake(queue);
-        }
-    }
-
-    fn wake(&self, mut queue: crate::partition::sync::MutexGuard<'_, Queue<S>>) {
-        let asleep = std::mem::take(&mut queue.asleep);
-        drop(queue);
-        if asleep {
-            self.shared.wake.notify_one();
         }
     }
 }
