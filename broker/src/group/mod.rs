@@ -16,17 +16,32 @@
 //! again (rule AK-10); a dead letter is copied only under a durable intent, and settled only after its copy and its
 //! entry are durable (rule DL-4).
 
+mod admin;
 pub mod assignor;
 pub mod breaker;
 pub mod config;
+mod dead;
+mod deadlines;
+mod delivery;
 pub mod effect;
 pub mod entry;
 pub mod event;
+mod gaps;
+mod lanes;
+mod leases;
 pub mod machine;
+mod members;
+mod offset_mode;
+mod reading;
 pub mod record;
+mod redriven;
 pub mod retry;
 pub mod settled;
+mod slab;
+mod spill;
 pub mod state;
+mod units;
+mod verbs;
 pub mod view;
 
 pub use config::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, StartAt};

@@ -1,0 +1,781 @@
+//! What is held of one partition: records read ahead in their lanes, which lanes are ready, what is leased.
+//!
+//! Owns: the order of each lane (rules KO-1, KO-2), the queues of ready lanes by owner (KO-9), leases in the order of
+//! their ends (AK-5), lanes that wait (KO-5). Must not know: policies, members' credits, the journal; what is settled is
+//! decided elsewhere. A record without key is its own lane, as each record is in mode `UNORDERED` (KO-6).
+//!
+//! Invariants: the leased records of a lane are its first ones, and all one member's; a lane is in a queue exactly if its
+//! next record can be delivered now; a lane that waits or is stuck has nothing leased; every held record is unsettled or
+//! leased.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use super::event::RecordMeta;
+use super::reading::Reading;
+use super::slab::{NONE, Slab};
+use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, PartitionEpoch, SlotRange, Source};
+
+/// A member's number while it is there; never given twice by a machine.
+pub(super) type Handle = u32;
+
+/// Takes the key as its own hash: it is one, or is spread by one multiplication.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 ^= self.0 >> 32;
+    }
+
+    fn write_u128(&mut self, value: u128) {
+        self.0 = (value >> 64) as u64 ^ value as u64;
+    }
+}
+
+type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
+
+/// One record that is held.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Held {
+    /// Its offset.
+    pub(super) offset: Offset,
+    /// Time of its append, milliseconds since 1970.
+    pub(super) append_ms: i64,
+    /// Since when it is leased, monotonic.
+    pub(super) since_ms: u64,
+    /// Leased: when that ends. Else: when it may be delivered. Monotonic; 0: at once.
+    pub(super) until_ms: u64,
+    /// Epoch of the assignment under which it is leased.
+    pub(super) lease_epoch: AssignmentEpoch,
+    /// Bytes.
+    pub(super) size_bytes: u32,
+    /// Epoch of its frame.
+    pub(super) epoch: PartitionEpoch,
+    /// Deliveries that count, the one that is under way among them.
+    pub(super) attempts: u32,
+    /// Member that has it; [`NONE`]: nobody.
+    pub(super) holder: Handle,
+    /// Member that it was recalled from last (rule KO-4).
+    pub(super) recalled_from: Handle,
+    /// It may have killed a member: at most so many such are delivered together; 0: it is no suspect (rule PI-3).
+    pub(super) suspects: u32,
+    /// A handler has begun with it (rule PI-1).
+    pub(super) started: bool,
+    /// It is the breaker's probe (rule CB-2).
+    pub(super) probe: bool,
+    /// It failed before the window of the open breaker: that does not hold it (rule CB-2).
+    pub(super) exempt: bool,
+    /// Its lease is not in the list but in `odd_leases`.
+    odd: bool,
+    lane: u32,
+    next: u32,
+    lease_prev: u32,
+    pub(super) lease_next: u32,
+}
+
+/// One lane.
+#[derive(Debug, Clone, Copy)]
+struct Lane {
+    key: LaneKey,
+    slot: KeySlot,
+    head: u32,
+    tail: u32,
+    /// First record that is not leased.
+    cursor: u32,
+    len: u32,
+    leased: u32,
+    /// Member that has its leased records.
+    holder: Handle,
+    owner: u32,
+    /// Queue that it is in.
+    queue: Option<QueueKind>,
+    prev: u32,
+    next: u32,
+    /// When its next record may be delivered; 0: it does not wait for that.
+    due_ms: u64,
+    /// Held until someone decides.
+    stuck: bool,
+}
+
+/// Queues of an owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QueueKind {
+    /// Anything else.
+    Ready = 0,
+    /// Its next record may have killed a member.
+    Suspect = 1,
+    /// An open breaker does not hold it.
+    Exempt = 2,
+}
+
+/// First and last of a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Queue {
+    pub(super) head: u32,
+    pub(super) tail: u32,
+}
+
+const EMPTY: Queue = Queue { head: NONE, tail: NONE };
+
+/// A run of slots with its owner.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    /// The slots.
+    pub(super) slots: SlotRange,
+    /// Who.
+    pub(super) member: MemberId,
+    /// The member's number.
+    pub(super) handle: Handle,
+    /// Under which epoch.
+    pub(super) epoch: AssignmentEpoch,
+    /// Whether the member knows that something may be ready.
+    pub(super) listed: bool,
+    queues: [Queue; 3],
+}
+
+impl Owner {
+    /// A run with empty queues.
+    pub(super) fn new(slots: SlotRange, member: MemberId, handle: Handle, epoch: AssignmentEpoch) -> Self {
+        Self { slots, member, handle, epoch, listed: false, queues: [EMPTY; 3] }
+    }
+}
+
+/// A lane as others see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LaneView {
+    /// Its name.
+    pub(super) key: LaneKey,
+    /// Its slot.
+    pub(super) slot: KeySlot,
+    /// Its first unsettled record.
+    pub(super) first: Offset,
+    /// Records held.
+    pub(super) records: u32,
+    /// Records leased.
+    pub(super) leased: u32,
+    /// It waits for a retry or for somebody's decision.
+    pub(super) blocked: bool,
+}
+
+/// A record that was taken out of its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    /// Its offset.
+    pub(super) offset: Offset,
+    /// Its lane.
+    pub(super) lane: LaneKey,
+    /// Its slot.
+    pub(super) slot: KeySlot,
+    /// Epoch of its frame.
+    pub(super) epoch: PartitionEpoch,
+    /// Bytes.
+    pub(super) size_bytes: u32,
+    /// Time of its append, milliseconds since 1970.
+    pub(super) append_ms: i64,
+    /// Deliveries that count.
+    pub(super) attempts: u32,
+    /// Monotonic time before which it is not to be delivered; 0: at once.
+    pub(super) due_ms: u64,
+}
+
+/// What is held of one partition.
+#[derive(Debug)]
+pub(super) struct Work {
+    /// Which.
+    pub(super) source: Source,
+    /// What is read of it.
+    pub(super) reading: Reading,
+    /// Its deliveries rest (rule OF-6).
+    pub(super) paused: bool,
+    /// Lanes whose next delivery is marked: a record before it is missing (rule DL-8).
+    pub(super) holes: HashSet<LaneKey>,
+    /// Runs of slots with their owners, in order of slots.
+    pub(super) owners: Vec<Owner>,
+    /// Owners with something new to deliver.
+    pub(super) woken: Vec<u32>,
+    /// The machine looks at it at the end of the event.
+    pub(super) touched: bool,
+    /// When the first lease is looked at.
+    pub(super) lease_alarm: Option<u64>,
+    /// When the first waiting lane is looked at.
+    pub(super) retry_alarm: Option<u64>,
+    records: Slab<Held>,
+    by_offset: HashMap<Offset, u32, BuildKeyHasher>,
+    lanes: Slab<Lane>,
+    by_key: HashMap<LaneKey, u32, BuildKeyHasher>,
+    per_key: u32,
+    pub(super) leases: Queue,
+    pub(super) odd_leases: BTreeSet<(u64, u32)>,
+    leased: u32,
+    waiting: BTreeSet<(u64, u32)>,
+    blocked_lanes: u32,
+    blocked_records: u32,
+    ready_lanes: u32,
+}
+
+impl Work {
+    /// Nothing is held; reading begins at `floor`. At most `per_key` records of a lane are leased together.
+    pub(super) fn new(source: Source, floor: Offset, per_key: u32) -> Self {
+        Self {
+            source,
+            reading: Reading::new(floor),
+            paused: false,
+            holes: HashSet::new(),
+            owners: Vec::new(),
+            woken: Vec::new(),
+            touched: false,
+            lease_alarm: None,
+            retry_alarm: None,
+            records: Slab::new(),
+            by_offset: HashMap::default(),
+            lanes: Slab::new(),
+            by_key: HashMap::default(),
+            per_key,
+            leases: EMPTY,
+            odd_leases: BTreeSet::new(),
+            leased: 0,
+            waiting: BTreeSet::new(),
+            blocked_lanes: 0,
+            blocked_records: 0,
+            ready_lanes: 0,
+        }
+    }
+
+    /// Records held, leased ones counted.
+    pub(super) fn held(&self) -> u32 {
+        self.records.len() as u32
+    }
+
+    /// Records leased.
+    pub(super) fn leased(&self) -> u32 {
+        self.leased
+    }
+
+    /// Lanes that wait for a retry, or for somebody's decision.
+    pub(super) fn blocked(&self) -> u32 {
+        self.blocked_lanes
+    }
+
+    /// Records that are not leased and not behind a blocked lane's head.
+    pub(super) fn undelivered(&self) -> u32 {
+        self.held() - self.leased - self.blocked_records
+    }
+
+    /// Lanes with a record that can be delivered now.
+    pub(super) fn ready(&self) -> u32 {
+        self.ready_lanes
+    }
+
+    /// The record at `offset`, if it is held.
+    pub(super) fn find(&self, offset: Offset) -> Option<u32> {
+        self.by_offset.get(&offset).copied()
+    }
+
+    /// A held record.
+    pub(super) fn record(&self, index: u32) -> &Held {
+        &self.records[index]
+    }
+
+    /// A held record, for what does not move it.
+    pub(super) fn record_mut(&mut self, index: u32) -> &mut Held {
+        &mut self.records[index]
+    }
+
+    /// Indices of all held records, in no order.
+    pub(super) fn all(&self) -> impl Iterator<Item = u32> + '_ {
+        self.by_offset.values().copied()
+    }
+
+    /// Lane and slot of a held record.
+    pub(super) fn place(&self, index: u32) -> (LaneKey, KeySlot) {
+        let lane = &self.lanes[self.records[index].lane];
+        (lane.key, lane.slot)
+    }
+
+    /// Whether the record is the first of its lane.
+    pub(super) fn is_head(&self, index: u32) -> bool {
+        self.lanes[self.records[index].lane].head == index
+    }
+
+    /// A lane, if anything of it is held.
+    pub(super) fn lane(&self, key: LaneKey) -> Option<LaneView> {
+        self.by_key.get(&key).map(|&lane| self.view(lane))
+    }
+
+    /// All lanes with nothing leased, in no order (rule KO-7).
+    pub(super) fn idle_lanes(&self) -> impl Iterator<Item = LaneView> + '_ {
+        self.by_key.values().map(|&lane| self.view(lane)).filter(|lane| lane.leased == 0)
+    }
+
+    /// The lanes among [`Work::idle_lanes`] that wait.
+    pub(super) fn blocked_lanes(&self) -> impl Iterator<Item = LaneView> + '_ {
+        self.idle_lanes().filter(|lane| lane.blocked)
+    }
+
+    fn view(&self, lane: u32) -> LaneView {
+        let lane = &self.lanes[lane];
+        LaneView {
+            key: lane.key,
+            slot: lane.slot,
+            first: self.records[lane.head].offset,
+            records: lane.len,
+            leased: lane.leased,
+            blocked: lane.due_ms != 0 || lane.stuck,
+        }
+    }
+
+    /// Holds a record behind those of its lane. It was tried `attempts` times and rests until `due_ms`, monotonic.
+    pub(super) fn push(&mut self, meta: &RecordMeta, attempts: u32, due_ms: u64, now_ms: u64) -> u32 {
+        let held = Held {
+            offset: meta.offset,
+            append_ms: meta.append_ms,
+            since_ms: 0,
+            until_ms: due_ms,
+            lease_epoch: AssignmentEpoch(0),
+            size_bytes: meta.size_bytes,
+            epoch: meta.epoch,
+            attempts,
+            holder: NONE,
+            recalled_from: NONE,
+            suspects: 0,
+            started: false,
+            probe: false,
+            exempt: false,
+            odd: false,
+            lane: NONE,
+            next: NONE,
+            lease_prev: NONE,
+            lease_next: NONE,
+        };
+        let index = self.records.insert(held);
+        self.by_offset.insert(meta.offset, index);
+        let lane = match self.by_key.get(&meta.lane) {
+            Some(&lane) => lane,
+            None => self.new_lane(meta.lane, meta.slot),
+        };
+        self.records[index].lane = lane;
+        let tail = self.lanes[lane].tail;
+        if tail == NONE {
+            self.lanes[lane].head = index;
+        } else {
+            debug_assert!(self.records[tail].offset < meta.offset, "a lane is in order of offsets (rule KO-2)");
+            self.records[tail].next = index;
+        }
+        let one = &mut self.lanes[lane];
+        one.tail = index;
+        one.len += 1;
+        let blocked = one.due_ms != 0 || one.stuck;
+        if blocked {
+            self.blocked_records += 1;
+        }
+        if one.cursor == NONE {
+            one.cursor = index;
+            self.refresh(lane, now_ms);
+        }
+        index
+    }
+
+    fn new_lane(&mut self, key: LaneKey, slot: KeySlot) -> u32 {
+        let lane = self.lanes.insert(Lane {
+            key,
+            slot,
+            head: NONE,
+            tail: NONE,
+            cursor: NONE,
+            len: 0,
+            leased: 0,
+            holder: NONE,
+            owner: self.owner_of(slot),
+            queue: None,
+            prev: NONE,
+            next: NONE,
+            due_ms: 0,
+            stuck: false,
+        });
+        self.by_key.insert(key, lane);
+        lane
+    }
+
+    /// Index in `owners` of the owner of a slot, or [`NONE`].
+    pub(super) fn owner_of(&self, slot: KeySlot) -> u32 {
+        let after = self.owners.partition_point(|owner| owner.slots.from <= slot.get());
+        match after.checked_sub(1) {
+            Some(at) if self.owners[at].slots.contains(slot) => at as u32,
+            _ => NONE,
+        }
+    }
+
+    /// Sets who owns what; every lane goes to its owner's queue, except those that others have leases of.
+    pub(super) fn set_owners(&mut self, owners: Vec<Owner>, now_ms: u64) {
+        let lanes: Vec<u32> = self.in_order();
+        for &lane in &lanes {
+            self.unqueue(lane);
+        }
+        self.owners = owners;
+        self.woken.clear();
+        for lane in lanes {
+            self.lanes[lane].owner = self.owner_of(self.lanes[lane].slot);
+            self.refresh(lane, now_ms);
+        }
+    }
+
+    /// Sets how many records of a lane are leased together.
+    pub(super) fn set_per_key(&mut self, per_key: u32, now_ms: u64) {
+        if self.per_key != per_key {
+            self.per_key = per_key;
+            self.in_order().into_iter().for_each(|lane| self.refresh(lane, now_ms));
+        }
+    }
+
+    /// All lanes in order of their first records: equal histories have equal queues.
+    fn in_order(&self) -> Vec<u32> {
+        let mut lanes: Vec<u32> = self.by_key.values().copied().collect();
+        lanes.sort_unstable_by_key(|&lane| self.records[self.lanes[lane].head].offset);
+        lanes
+    }
+
+    /// Puts a lane where its state says: into a queue, among those that wait, or nowhere.
+    pub(super) fn refresh(&mut self, lane: u32, now_ms: u64) {
+        let one = self.lanes[lane];
+        let due_ms = self.due_of(&one, now_ms);
+        if due_ms != one.due_ms {
+            if one.due_ms != 0 {
+                self.waiting.remove(&(one.due_ms, lane));
+            }
+            if due_ms != 0 {
+                self.waiting.insert((due_ms, lane));
+            }
+            let was = one.due_ms != 0 || one.stuck;
+            self.lanes[lane].due_ms = due_ms;
+            self.count_blocked(lane, was);
+        }
+        let wanted = if due_ms == 0 { self.queue_of(&one) } else { None };
+        if wanted != one.queue {
+            self.unqueue(lane);
+            if let Some(kind) = wanted {
+                self.enqueue(lane, kind);
+            }
+        }
+    }
+
+    fn due_of(&self, lane: &Lane, now_ms: u64) -> u64 {
+        if lane.stuck || lane.leased > 0 || lane.cursor == NONE {
+            return 0;
+        }
+        let due_ms = self.records[lane.cursor].until_ms;
+        if due_ms > now_ms { due_ms } else { 0 }
+    }
+
+    fn queue_of(&self, lane: &Lane) -> Option<QueueKind> {
+        if lane.stuck || lane.cursor == NONE || lane.owner == NONE || lane.leased >= self.per_key {
+            return None;
+        }
+        let record = &self.records[lane.cursor];
+        let tried = record.until_ms != 0 || record.suspects != 0 || record.attempts != 0;
+        if lane.leased > 0 && (tried || lane.holder != self.owners[lane.owner as usize].handle) {
+            return None;
+        }
+        Some(match record {
+            record if record.exempt => QueueKind::Exempt,
+            record if record.suspects != 0 => QueueKind::Suspect,
+            _ => QueueKind::Ready,
+        })
+    }
+
+    /// Keeps the counts right after a lane's `due_ms` or `stuck` changed.
+    fn count_blocked(&mut self, lane: u32, was: bool) {
+        let one = &self.lanes[lane];
+        let is = one.due_ms != 0 || one.stuck;
+        if is && !was {
+            debug_assert_eq!(one.leased, 0, "a lane that waits has nothing leased (rule KO-4)");
+            self.blocked_lanes += 1;
+            self.blocked_records += one.len;
+        } else if was && !is {
+            self.blocked_lanes -= 1;
+            self.blocked_records -= one.len;
+        }
+    }
+
+    fn enqueue(&mut self, lane: u32, kind: QueueKind) {
+        let owner = self.lanes[lane].owner;
+        let queue = &mut self.owners[owner as usize].queues[kind as usize];
+        let tail = queue.tail;
+        queue.tail = lane;
+        if tail == NONE {
+            queue.head = lane;
+        } else {
+            self.lanes[tail].next = lane;
+        }
+        let one = &mut self.lanes[lane];
+        (one.prev, one.next, one.queue) = (tail, NONE, Some(kind));
+        self.ready_lanes += 1;
+        self.wake(owner);
+    }
+
+    fn unqueue(&mut self, lane: u32) {
+        let one = self.lanes[lane];
+        let Some(kind) = one.queue else { return };
+        if one.prev != NONE {
+            self.lanes[one.prev].next = one.next;
+        }
+        if one.next != NONE {
+            self.lanes[one.next].prev = one.prev;
+        }
+        let queue = &mut self.owners[one.owner as usize].queues[kind as usize];
+        if queue.head == lane {
+            queue.head = one.next;
+        }
+        if queue.tail == lane {
+            queue.tail = one.prev;
+        }
+        let one = &mut self.lanes[lane];
+        (one.prev, one.next, one.queue) = (NONE, NONE, None);
+        self.ready_lanes -= 1;
+    }
+
+    /// Tells the machine that something may be ready for an owner.
+    pub(super) fn wake(&mut self, owner: u32) {
+        let one = &mut self.owners[owner as usize];
+        if !one.listed {
+            one.listed = true;
+            self.woken.push(owner);
+        }
+    }
+
+    /// Whether an owner has a lane in this queue.
+    pub(super) fn has_ready(&self, owner: u32, kind: QueueKind) -> bool {
+        self.owners[owner as usize].queues[kind as usize].head != NONE
+    }
+
+    /// The record that is to be delivered next of an owner's queue.
+    pub(super) fn next_ready(&self, owner: u32, kind: QueueKind) -> Option<u32> {
+        let lane = self.owners[owner as usize].queues[kind as usize].head;
+        if lane == NONE { None } else { Some(self.lanes[lane].cursor) }
+    }
+
+    /// The first record of an owner's ready lanes that never failed, looking at `most` lanes (rule CB-2).
+    pub(super) fn first_untried(&self, owner: u32, most: usize) -> Option<u32> {
+        let mut lane = self.owners[owner as usize].queues[QueueKind::Ready as usize].head;
+        for _ in 0..most {
+            if lane == NONE {
+                return None;
+            }
+            let cursor = self.lanes[lane].cursor;
+            if self.records[cursor].attempts == 0 {
+                return Some(cursor);
+            }
+            lane = self.lanes[lane].next;
+        }
+        None
+    }
+
+    /// Takes the first record, which is not leased, or leased alone, out of its lane: it is settled.
+    pub(super) fn take_head(&mut self, key: LaneKey, now_ms: u64) -> Option<Taken> {
+        let lane = *self.by_key.get(&key)?;
+        let head = self.lanes[lane].head;
+        Some(self.settle(head, now_ms))
+    }
+
+    /// Takes a lane out, which must have nothing leased: its records in order.
+    pub(super) fn take_lane(&mut self, key: LaneKey) -> Vec<Taken> {
+        let Some(&lane) = self.by_key.get(&key) else { return Vec::new() };
+        assert_eq!(self.lanes[lane].leased, 0, "what is leased stays in its lane (rule KO-1)");
+        let mut taken = Vec::with_capacity(self.lanes[lane].len as usize);
+        let mut index = self.lanes[lane].head;
+        while index != NONE {
+            taken.push(self.taken(index));
+            index = self.records[index].next;
+        }
+        for one in &taken {
+            let index = self.by_offset.remove(&one.offset).expect("what is in a lane is held");
+            self.records.remove(index);
+        }
+        self.drop_lane(lane);
+        taken
+    }
+
+    /// Settles the first record of a lane; its lease ends, if it had one.
+    ///
+    /// # Panics
+    /// If it is not the first.
+    pub(super) fn settle(&mut self, index: u32, now_ms: u64) -> Taken {
+        let taken = self.taken(index);
+        let lane = self.records[index].lane;
+        assert_eq!(self.lanes[lane].head, index, "a lane is settled in order (rule KO-2)");
+        if self.records[index].holder != NONE {
+            self.end_lease(index);
+            self.lanes[lane].leased -= 1;
+        }
+        let next = self.records[index].next;
+        let one = &mut self.lanes[lane];
+        if one.cursor == index {
+            one.cursor = next;
+        }
+        one.head = next;
+        if one.due_ms != 0 || one.stuck {
+            self.blocked_records -= 1;
+        }
+        let one = &mut self.lanes[lane];
+        one.len -= 1;
+        self.by_offset.remove(&taken.offset);
+        self.records.remove(index);
+        if self.lanes[lane].len == 0 {
+            self.lanes[lane].tail = NONE;
+            self.drop_lane(lane);
+        } else {
+            // What a lane was stuck with, or waited for, was its first record.
+            self.set_stuck(lane, false);
+            self.refresh(lane, now_ms);
+        }
+        taken
+    }
+
+    fn taken(&self, index: u32) -> Taken {
+        let (record, lane) = (&self.records[index], &self.lanes[self.records[index].lane]);
+        Taken {
+            offset: record.offset,
+            lane: lane.key,
+            slot: lane.slot,
+            epoch: record.epoch,
+            size_bytes: record.size_bytes,
+            append_ms: record.append_ms,
+            attempts: record.attempts,
+            due_ms: if record.holder == NONE { record.until_ms } else { 0 },
+        }
+    }
+
+    /// Forgets a lane whose records are gone.
+    fn drop_lane(&mut self, lane: u32) {
+        self.unqueue(lane);
+        let one = self.lanes[lane];
+        if one.due_ms != 0 {
+            self.waiting.remove(&(one.due_ms, lane));
+        }
+        if one.due_ms != 0 || one.stuck {
+            self.blocked_lanes -= 1;
+            self.blocked_records -= one.len;
+        }
+        self.by_key.remove(&one.key);
+        self.lanes.remove(lane);
+    }
+
+    /// Holds a lane until someone decides, or lets it go (rule DL-8). Nothing of it is leased.
+    pub(super) fn stick(&mut self, key: LaneKey, stuck: bool, now_ms: u64) {
+        if let Some(&lane) = self.by_key.get(&key) {
+            self.set_stuck(lane, stuck);
+            self.refresh(lane, now_ms);
+        }
+    }
+
+    fn set_stuck(&mut self, lane: u32, stuck: bool) {
+        let one = &mut self.lanes[lane];
+        let was = one.due_ms != 0 || one.stuck;
+        one.stuck = stuck;
+        self.count_blocked(lane, was);
+    }
+}
+
+impl Work {
+    /// Index of the lane of a record.
+    pub(super) fn lane_of(&self, index: u32) -> u32 {
+        self.records[index].lane
+    }
+
+    /// The record behind this one in its lane, or [`NONE`].
+    pub(super) fn next_of(&self, index: u32) -> u32 {
+        self.records[index].next
+    }
+
+    /// The first unleased record of a lane becomes leased.
+    pub(super) fn lease_in_lane(&mut self, lane: u32, index: u32, holder: Handle) {
+        let next = self.records[index].next;
+        let one = &mut self.lanes[lane];
+        assert_eq!(one.cursor, index, "a lane is leased in order (rule KO-1)");
+        assert!(one.leased == 0 || one.holder == holder, "a lane is leased to one member (rule KO-1)");
+        one.cursor = next;
+        one.leased += 1;
+        one.holder = holder;
+    }
+
+    /// The last `count` leased records of a lane, from this one on, are leased no more.
+    pub(super) fn unlease_in_lane(&mut self, index: u32, count: u32) {
+        if count > 0 {
+            let one = &mut self.lanes[self.records[index].lane];
+            one.cursor = index;
+            one.leased -= count;
+        }
+    }
+
+    /// Puts the lane of a record where its state says, after leases of it ended.
+    pub(super) fn settle_lane(&mut self, index: u32, now_ms: u64) {
+        self.refresh(self.records[index].lane, now_ms);
+    }
+
+    /// Lanes whose time has come go on.
+    pub(super) fn retry_due(&mut self, now_ms: u64) {
+        while let Some(&(due_ms, lane)) = self.waiting.first()
+            && due_ms <= now_ms
+        {
+            self.refresh(lane, now_ms);
+        }
+    }
+
+    /// When the first waiting lane may go on.
+    pub(super) fn first_retry(&self) -> Option<u64> {
+        self.waiting.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// A lease begins: it is put in the order of ends.
+    pub(super) fn begin_lease(&mut self, index: u32, until_ms: u64) {
+        let tail = self.leases.tail;
+        let odd = tail != NONE && self.records[tail].until_ms > until_ms;
+        let record = &mut self.records[index];
+        (record.until_ms, record.odd, record.lease_prev, record.lease_next) = (until_ms, odd, NONE, NONE);
+        self.leased += 1;
+        if odd {
+            self.odd_leases.insert((until_ms, index));
+            return;
+        }
+        self.records[index].lease_prev = tail;
+        if tail == NONE {
+            self.leases.head = index;
+        } else {
+            self.records[tail].lease_next = index;
+        }
+        self.leases.tail = index;
+    }
+
+    /// A lease ends: its record has no holder, and may be delivered again at once.
+    pub(super) fn end_lease(&mut self, index: u32) {
+        let record = self.records[index];
+        self.leased -= 1;
+        if record.odd {
+            self.odd_leases.remove(&(record.until_ms, index));
+        } else {
+            match record.lease_prev {
+                NONE => self.leases.head = record.lease_next,
+                before => self.records[before].lease_next = record.lease_next,
+            }
+            match record.lease_next {
+                NONE => self.leases.tail = record.lease_prev,
+                after => self.records[after].lease_prev = record.lease_prev,
+            }
+        }
+        let record = &mut self.records[index];
+        (record.holder, record.until_ms, record.odd) = (NONE, 0, false);
+    }
+}
