@@ -50,4 +50,6 @@ pub use error::{Error, ErrorKind, ErrorReason, Outcome};
 pub use producer::{Producer, ProducerBuilder, Receipt};
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
 pub use tokio_stream::StreamExt;
-pub use types::{AckLevel, Codec, OffsetAt, Partition, Record, RecordPosition, Topic, TopicConfig, TopicId};
+pub use types::{
+    AckLevel, Codec, DeadLettersOf, OffsetAt, Partition, Record, RecordPosition, Topic, TopicConfig, TopicId,
+};

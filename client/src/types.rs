@@ -269,6 +269,21 @@ pub struct Topic {
     pub create_time_ms: i64,
     /// When it was last changed, in milliseconds since 1970.
     pub update_time_ms: i64,
+    /// Whose dead letters it holds, if any: only the broker appends to it, changes, trims or deletes it.
+    pub dead_letters_of: Option<DeadLettersOf>,
+}
+
+/// Of whom a topic holds the dead letters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLettersOf {
+    /// Name of the source topic.
+    pub topic: String,
+    /// Id of the source topic.
+    pub topic_id: TopicId,
+    /// Name of the group.
+    pub group: String,
+    /// Id of the group.
+    pub group_id: u64,
 }
 
 impl Topic {
@@ -293,6 +308,12 @@ impl Topic {
             hash_version: wire.hash_version,
             create_time_ms: milliseconds(wire.create_time),
             update_time_ms: milliseconds(wire.update_time),
+            dead_letters_of: wire.dead_letters_of.map(|of| DeadLettersOf {
+                topic_id: TopicId::from(of.topic_id.as_str()),
+                topic: of.topic,
+                group: of.group,
+                group_id: of.group_id,
+            }),
             name: wire.name,
         }
     }

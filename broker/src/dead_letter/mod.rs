@@ -1,9 +1,15 @@
 //! Dead letters: how a record gets into its group's dead-letter topic, what can be done with it there, and how it
 //! comes back.
 //!
-//! [mover`] carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
+//! `mover` carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
 //! Lane states are decided by [`crate::group`], not here. It must not know messages, gRPC or files.
 
+mod error;
 pub mod fingerprint;
 pub mod handle;
 pub mod headers;
+mod letters;
+pub mod views;
+
+pub use error::LetterError;
+pub use letters::Letters;

@@ -148,7 +148,7 @@ fn a_log_of_a_newer_program_is_refused_untouched() {
     let disk = SimDisk::new();
     let log = open(&disk).start();
     log.change_blocking(|writer| {
-        let newer = Bytes::from_static(br#"{"version":2,"records":[]}"#);
+        let newer = Bytes::from_static(br#"{"version":3,"records":[]}"#);
         writer.journal.append(&[newer], 1_000).expect("the disk is well");
         Ok(())
     })
