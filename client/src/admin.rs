@@ -2,13 +2,11 @@
 //! time is not over. Every change is durable before it is answered.
 
 use std::collections::BTreeMap;
-use std::future::Future;
 
 use sawlog_proto::v1;
-use tonic::Status;
 
 use crate::connection::Client;
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::types::{OffsetAt, Partition, PartitionOffset, Topic, TopicConfig, TopicId, signed, unsigned};
 
 /// Administration of a broker.
@@ -255,7 +253,7 @@ impl Admin {
     pub async fn reopen_partition(&self, name: &str, partition: u32) -> Result<Partition, Error> {
         let request = v1::ReopenPartitionRequest { name: name.to_owned(), partition };
         // Not repeated: the answer of a broker that cannot sync is what the operator asked for.
-        let response = self.once(self.client.topics().reopen_partition(request)).await?;
+        let response = self.client.once(self.client.topics().reopen_partition(request)).await?;
         response.partition.map(Partition::from_wire).ok_or_else(|| Error::protocol("no partition in the answer"))
     }
 
@@ -299,7 +297,7 @@ impl Admin {
     /// What the broker says of itself (`grpc.health.v1`, the whole server). One call, not repeated.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if it cannot be reached.
+    /// [`crate::ErrorKind::Unavailable`] if it cannot be reached.
     pub async fn health(&self) -> Result<Health, Error> {
         self.health_of("").await
     }
@@ -307,23 +305,15 @@ impl Admin {
     /// What the broker says of one of its services, such as `sawlog.v1.ProduceService`.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] if it cannot be reached, [`ErrorKind::NotFound`] if it has no such service.
+    /// [`crate::ErrorKind::Unavailable`] if it cannot be reached, [`crate::ErrorKind::NotFound`] if it has no such service.
     pub async fn health_of(&self, service: &str) -> Result<Health, Error> {
         let mut health = tonic_health::pb::health_client::HealthClient::new(self.client.channel.clone());
         let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
-        let response = self.once(health.check(request)).await?;
+        let response = self.client.once(health.check(request)).await?;
         Ok(match response.status() {
             tonic_health::pb::health_check_response::ServingStatus::Serving => Health::Serving,
             _ => Health::NotServing,
         })
-    }
-
-    async fn once<T>(&self, call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Error> {
-        match tokio::time::timeout(self.client.call_timeout(), call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(Error::from_status(&status)),
-            Err(_) => Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")),
-        }
     }
 }
 

@@ -7,6 +7,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sawlog_proto::v1::consume_service_client::ConsumeServiceClient;
+use sawlog_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
+use sawlog_proto::v1::group_service_client::GroupServiceClient;
 use sawlog_proto::v1::produce_service_client::ProduceServiceClient;
 use sawlog_proto::v1::read_service_client::ReadServiceClient;
 use sawlog_proto::v1::topic_service_client::TopicServiceClient;
@@ -14,7 +17,10 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::admin::Admin;
+use crate::consumer::ConsumerBuilder;
+use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind};
+use crate::groups::Groups;
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
 use crate::retry::Retry;
@@ -78,6 +84,21 @@ impl Client {
         ReaderBuilder::new(self.clone(), topic.into())
     }
 
+    /// A consumer: a member of this group.
+    pub fn consumer(&self, group: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), group.into())
+    }
+
+    /// Administration of consumer groups.
+    pub fn groups(&self) -> Groups {
+        Groups::new(self.clone())
+    }
+
+    /// The dead letters of consumer groups, and the jobs that deliver them again.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.clone())
+    }
+
     /// Where the broker is.
     pub fn url(&self) -> &str {
         &self.settings.url
@@ -104,6 +125,36 @@ impl Client {
         ReadServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn consume(&self) -> ConsumeServiceClient<Channel> {
+        ConsumeServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn group_calls(&self) -> GroupServiceClient<Channel> {
+        GroupServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn dead_letter_calls(&self) -> DeadLetterServiceClient<Channel> {
+        DeadLetterServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    /// Makes the call once: for calls whose repeat would do more.
+    pub(crate) async fn once<T>(
+        &self,
+        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.call_timeout(), call).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(Error::from_status(&status)),
+            Err(_) => Err(Error::new(ErrorKind::Timeout, "the broker did not answer in time")),
+        }
     }
 
     /// Makes the call, and again after a wait while a repeat may help and time is left. Only for calls that may be made twice.

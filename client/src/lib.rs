@@ -35,7 +35,10 @@
 
 pub mod admin;
 pub mod connection;
+pub mod consumer;
+pub mod dead_letter;
 pub mod error;
+pub mod groups;
 pub mod payload;
 pub mod producer;
 pub mod reader;
@@ -46,7 +49,12 @@ mod retry;
 
 pub use admin::{Admin, Health, NewTopic, TopicChange};
 pub use connection::{Client, ClientBuilder};
+pub use consumer::{
+    AckOutcome, ConsumedRecord, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerHandle, Delivery, HandlerError,
+};
+pub use dead_letter::{DeadLetters, EntrySelector};
 pub use error::{Error, ErrorKind, ErrorReason, Outcome};
+pub use groups::{GroupConfig, GroupMode, GroupPosition, Groups, NewGroup, RetryPolicy};
 pub use producer::{Producer, ProducerBuilder, Receipt};
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
 pub use tokio_stream::StreamExt;

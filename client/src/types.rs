@@ -319,8 +319,14 @@ impl Topic {
     }
 }
 
-fn milliseconds(time: Option<prost_types::Timestamp>) -> i64 {
+pub(crate) fn milliseconds(time: Option<prost_types::Timestamp>) -> i64 {
     time.map_or(0, |time| time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos / 1_000_000)))
+}
+
+/// A time in milliseconds since 1970 as the wire has it.
+pub(crate) fn timestamp(ms: i64) -> prost_types::Timestamp {
+    let nanos = i32::try_from(ms.rem_euclid(1000) * 1_000_000).expect("a part of a second is below 1,000,000,000 ns");
+    prost_types::Timestamp { seconds: ms.div_euclid(1000), nanos }
 }
 
 /// What a partition can do at present.

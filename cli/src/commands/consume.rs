@@ -222,13 +222,14 @@ fn end(place: Place) -> Outcome<ReaderTo> {
     }
 }
 
-fn gap(reason: GapReason) -> &'static str {
+pub(crate) fn gap(reason: GapReason) -> &'static str {
     match reason {
         GapReason::Retention => "retention deleted them",
         GapReason::Trim => "they were trimmed",
         GapReason::Corrupt => "they are damaged",
         GapReason::Truncated => "they were cut from the end",
         GapReason::Undecodable => "their batch cannot be decoded",
+        GapReason::DlqExpired => "their dead letters were kept as long as configured",
         GapReason::Other => "for a reason that this version does not know",
     }
 }

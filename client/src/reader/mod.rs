@@ -75,8 +75,24 @@ pub enum GapReason {
     Truncated,
     /// Their batch cannot be decoded.
     Undecodable,
+    /// Their dead letter was kept as long as configured; told to members of groups alone.
+    DlqExpired,
     /// A reason that this client does not know.
     Other,
+}
+
+impl GapReason {
+    pub(crate) fn from_wire(reason: v1::GapReason) -> Self {
+        match reason {
+            v1::GapReason::Retention => Self::Retention,
+            v1::GapReason::Trim => Self::Trim,
+            v1::GapReason::Corrupt => Self::Corrupt,
+            v1::GapReason::Truncated => Self::Truncated,
+            v1::GapReason::Undecodable => Self::Undecodable,
+            v1::GapReason::DlqExpired => Self::DlqExpired,
+            v1::GapReason::Unspecified => Self::Other,
+        }
+    }
 }
 
 /// A record that was read.

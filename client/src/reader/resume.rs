@@ -184,7 +184,7 @@ impl Progress {
             }
             Some(Frame::Gap(gap)) => {
                 let at = self.lane(gap.partition)?;
-                self.gap(at, unsigned(gap.to), reason_of(gap.reason()), events);
+                self.gap(at, unsigned(gap.to), GapReason::from_wire(gap.reason()), events);
                 Ok(())
             }
             Some(Frame::PartitionEnd(end)) => {
@@ -362,17 +362,6 @@ pub(crate) fn starts_at(from: &ReaderFrom, offsets: &[PartitionOffset], earliest
 
 fn offset_bound(to: ReaderTo) -> bool {
     matches!(to, ReaderTo::Offset(_))
-}
-
-fn reason_of(reason: v1::GapReason) -> GapReason {
-    match reason {
-        v1::GapReason::Retention => GapReason::Retention,
-        v1::GapReason::Trim => GapReason::Trim,
-        v1::GapReason::Corrupt => GapReason::Corrupt,
-        v1::GapReason::Truncated => GapReason::Truncated,
-        v1::GapReason::Undecodable => GapReason::Undecodable,
-        v1::GapReason::Unspecified | v1::GapReason::DlqExpired => GapReason::Other,
-    }
 }
 
 fn plain(partition: u32, wire: v1::PositionedRecord) -> ReadRecord {

@@ -1,0 +1,635 @@
+//! What can be chosen for a consumer group. Plain data; in a request `None` means the broker's default, or: unchanged.
+//!
+//! Bounds and defaults are the broker's: it answers a value out of bounds with `INVALID_FIELD`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sawlog_proto::v1;
+
+use crate::types::{signed, unsigned};
+
+/// An enum of ours beside one of the wire, whose first value stands for "not given".
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident of $wire:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            #[allow(dead_code, reason = "some are only sent, some only received")]
+            pub(crate) fn from_wire(wire: v1::$wire) -> Option<Self> {
+                match wire {
+                    v1::$wire::Unspecified => None,
+                    $(v1::$wire::$variant => Some(Self::$variant),)+
+                    #[allow(unreachable_patterns, reason = "not every enum has values that this client leaves out")]
+                    _ => None,
+                }
+            }
+
+            #[allow(dead_code, reason = "some are only sent, some only received")]
+            pub(crate) fn to_wire(value: Option<Self>) -> i32 {
+                match value {
+                    None => v1::$wire::Unspecified.into(),
+                    $(Some(Self::$variant) => v1::$wire::$variant.into(),)+
+                }
+            }
+
+            /// Its name, stable for programs.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.pad(self.as_str())
+            }
+        }
+    };
+}
+pub(crate) use wire_enum;
+
+wire_enum! {
+    /// How a group shares out its work (rule GM-2). Fixed at creation.
+    GroupMode of GroupMode {
+        /// Each record is acked; the records of a key are handled in order.
+        Keyed = "keyed",
+        /// A partition belongs to one member, which commits the offset of the next record.
+        Offset = "offset",
+        /// Each record is acked; no order.
+        Unordered = "unordered",
+    }
+}
+
+wire_enum! {
+    /// What happens to a record that has had all its tries (rule RT-1).
+    OnExhausted of OnExhausted {
+        /// It goes to the dead letters.
+        DeadLetter = "dead_letter",
+        /// It is settled as skipped, and counted.
+        Drop = "drop",
+        /// It holds its key until an operator skips or retries it.
+        Block = "block",
+    }
+}
+
+wire_enum! {
+    /// What happens to later records of a key that has a dead letter (rules DL-6, DL-8).
+    AfterDead of AfterDead {
+        /// They wait behind it in the dead letters.
+        Park = "park",
+        /// They go on, with a hole.
+        Continue = "continue",
+    }
+}
+
+wire_enum! {
+    /// What happens at records that are gone (rule RE-4).
+    OnGap of OnGap {
+        /// The partition waits for [`crate::groups::Groups::accept_gap`].
+        Stop = "stop",
+        /// The gap is told and the partition goes on.
+        Continue = "continue",
+    }
+}
+
+/// Which topics a group has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Subscription {
+    /// These, 1 to 100.
+    Topics(Vec<String>),
+    /// Those whose name matches, now and later: `*` stands for any characters.
+    Pattern(String),
+}
+
+/// An offset of a partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TopicOffset {
+    /// Name of the topic.
+    pub topic: String,
+    /// Partition, from 0.
+    pub partition: u32,
+    /// The offset.
+    pub offset: u64,
+    /// Epoch of the record before it, if known: a position of a part that was cut is then refused.
+    pub epoch: Option<u32>,
+}
+
+/// A place in every partition; made concrete at once, never applied again later (rule OF-1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum GroupPosition {
+    /// The log start.
+    Earliest,
+    /// The high watermark.
+    Latest,
+    /// The first record appended at or after this time, in milliseconds since 1970.
+    TimestampMs(i64),
+    /// These offsets; at creation partitions not named begin at the log start, at a reset they stay.
+    Offsets(Vec<TopicOffset>),
+    /// The positions of this group.
+    FromGroup(String),
+}
+
+impl GroupPosition {
+    pub(crate) fn to_wire(&self) -> v1::GroupPosition {
+        use v1::group_position::At;
+        let at = match self {
+            Self::Earliest => At::Earliest(v1::Unit {}),
+            Self::Latest => At::Latest(v1::Unit {}),
+            Self::TimestampMs(time) => At::TimestampMs(*time),
+            Self::Offsets(offsets) => {
+                let offset = |offset: &TopicOffset| v1::TopicPartitionOffset {
+                    topic: offset.topic.clone(),
+                    partition: offset.partition,
+                    offset: signed(offset.offset),
+                    epoch: offset.epoch,
+                };
+                At::Offsets(v1::TopicPartitionOffsets { offsets: offsets.iter().map(offset).collect() })
+            }
+            Self::FromGroup(group) => At::FromGroup(group.clone()),
+        };
+        v1::GroupPosition { at: Some(at) }
+    }
+
+    fn from_wire(wire: v1::GroupPosition) -> Option<Self> {
+        use v1::group_position::At;
+        Some(match wire.at? {
+            At::Earliest(_) => Self::Earliest,
+            At::Latest(_) => Self::Latest,
+            At::TimestampMs(time) => Self::TimestampMs(time),
+            At::Offsets(offsets) => {
+                let offset = |offset: v1::TopicPartitionOffset| TopicOffset {
+                    topic: offset.topic,
+                    partition: offset.partition,
+                    offset: unsigned(offset.offset),
+                    epoch: offset.epoch,
+                };
+                Self::Offsets(offsets.offsets.into_iter().map(offset).collect())
+            }
+            At::FromGroup(group) => Self::FromGroup(group),
+        })
+    }
+}
+
+/// Delays between the tries of a record.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Backoff {
+    /// Milliseconds before the second, third and later tries; the last one repeats.
+    List(Vec<u64>),
+    /// min(max, base * factor^(n-1)) before try n + 1.
+    Exponential {
+        /// Milliseconds before the second try.
+        base_ms: u64,
+        /// Growth per try in thousandths: 2,000 doubles.
+        factor_permille: u32,
+        /// The longest delay in milliseconds.
+        max_ms: u64,
+    },
+}
+
+/// When and how often a failed record is tried again (rule RT-1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RetryPolicy {
+    /// Deliveries in all, 1 to 1,000; default 6.
+    pub max_attempts: Option<u32>,
+    /// Delays between tries; default 1 s, 5 s, 30 s, 2 min, 10 min.
+    pub backoff: Option<Backoff>,
+    /// Spread of each delay in per cent either way; default 20.
+    pub jitter_percent: Option<u32>,
+    /// Error classes that skip the remaining tries.
+    pub non_retryable_classes: Vec<String>,
+    /// What happens after the last try.
+    pub on_exhausted: Option<OnExhausted>,
+    /// What happens to later records of the key.
+    pub after_dead: Option<AfterDead>,
+}
+
+impl RetryPolicy {
+    fn to_wire(&self) -> v1::RetryPolicy {
+        use v1::retry_policy::Backoff as Wire;
+        let backoff = self.backoff.as_ref().map(|backoff| match backoff {
+            Backoff::List(delays) => Wire::List(v1::BackoffList { delays_ms: delays.clone() }),
+            Backoff::Exponential { base_ms, factor_permille, max_ms } => Wire::Exponential(v1::BackoffExponential {
+                base_ms: *base_ms,
+                factor_permille: *factor_permille,
+                max_ms: *max_ms,
+            }),
+        });
+        v1::RetryPolicy {
+            max_attempts: self.max_attempts,
+            backoff,
+            jitter_percent: self.jitter_percent,
+            non_retryable_classes: self.non_retryable_classes.clone(),
+            on_exhausted: OnExhausted::to_wire(self.on_exhausted),
+            after_dead: AfterDead::to_wire(self.after_dead),
+        }
+    }
+
+    fn from_wire(wire: v1::RetryPolicy) -> Self {
+        use v1::retry_policy::Backoff as Wire;
+        let (on_exhausted, after_dead) = (wire.on_exhausted(), wire.after_dead());
+        Self {
+            max_attempts: wire.max_attempts,
+            backoff: wire.backoff.map(|backoff| match backoff {
+                Wire::List(list) => Backoff::List(list.delays_ms),
+                Wire::Exponential(v1::BackoffExponential { base_ms, factor_permille, max_ms }) => {
+                    Backoff::Exponential { base_ms, factor_permille, max_ms }
+                }
+            }),
+            jitter_percent: wire.jitter_percent,
+            non_retryable_classes: wire.non_retryable_classes,
+            on_exhausted: OnExhausted::from_wire(on_exhausted),
+            after_dead: AfterDead::from_wire(after_dead),
+        }
+    }
+}
+
+/// When the circuit breaker opens (rule CB-1).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BreakerConfig {
+    /// Whether there is one; default true.
+    pub enabled: Option<bool>,
+    /// Opens at so many failed keys in the window; default 20 ...
+    pub failed_keys: Option<u32>,
+    /// ... that are so many per cent of the window's keys; default 50.
+    pub failed_percent: Option<u32>,
+    /// Length of the window in milliseconds; default 30,000.
+    pub window_ms: Option<u64>,
+    /// Error classes that say that the record is bad, not what the handler depends on.
+    pub poison_classes: Vec<String>,
+}
+
+/// What the group may have in work (rule RT-9). 0: no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupCaps {
+    /// Records leased at once.
+    pub max_in_flight: u64,
+    /// Bytes leased at once.
+    pub max_bytes_in_flight: u64,
+    /// Records delivered a second.
+    pub rate_limit: u64,
+}
+
+/// What the broker may hold for the group per partition (rule AK-7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupBounds {
+    /// Records read ahead and not settled.
+    pub held_records: Option<u32>,
+    /// Keys that wait for a retry.
+    pub blocked_keys: Option<u32>,
+    /// Bytes of log between the first unsettled record and the end of what is read ahead.
+    pub scan_ahead_bytes: Option<u64>,
+    /// Dead and spilled keys of the whole group.
+    pub dead_keys: Option<u64>,
+}
+
+/// The dead letters of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeadLetterConfig {
+    /// How long an open entry is kept, in milliseconds from its arrival; default 30 days; -1: for ever.
+    pub retention_ms: Option<i64>,
+    /// Bytes per partition at which the group pauses with DLQ_FULL; default -1, no limit.
+    pub max_bytes: Option<i64>,
+    /// Names of dead-letter topics by source topic, in place of `{topic}.{group}.dlq`.
+    pub names: BTreeMap<String, String>,
+}
+
+/// A header that a record must have.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HeaderFilter {
+    /// Name of the header.
+    pub key: String,
+    /// What its value must be.
+    pub value: HeaderValue,
+}
+
+/// What a header's value must be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HeaderValue {
+    /// Anything.
+    Any,
+    /// Exactly this.
+    Equals(Bytes),
+    /// Something that begins with this.
+    Prefix(Bytes),
+}
+
+impl HeaderFilter {
+    pub(crate) fn to_wire(&self) -> v1::HeaderMatch {
+        use v1::header_match::Value;
+        let value = match &self.value {
+            HeaderValue::Any => None,
+            HeaderValue::Equals(value) => Some(Value::Equals(value.clone())),
+            HeaderValue::Prefix(value) => Some(Value::Prefix(value.clone())),
+        };
+        v1::HeaderMatch { key: self.key.clone(), value }
+    }
+
+    pub(crate) fn from_wire(wire: v1::HeaderMatch) -> Self {
+        use v1::header_match::Value;
+        let value = match wire.value {
+            None => HeaderValue::Any,
+            Some(Value::Equals(value)) => HeaderValue::Equals(value),
+            Some(Value::Prefix(value)) => HeaderValue::Prefix(value),
+        };
+        Self { key: wire.key, value }
+    }
+}
+
+/// Which records a group gets; all conditions must hold (rule FC-7).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RecordFilter {
+    /// Exactly this key.
+    pub key: Option<Bytes>,
+    /// Keys that begin with this.
+    pub key_prefix: Option<Bytes>,
+    /// A header each.
+    pub headers: Vec<HeaderFilter>,
+}
+
+impl RecordFilter {
+    fn to_wire(&self) -> v1::ReadFilter {
+        v1::ReadFilter {
+            key: self.key.clone(),
+            key_prefix: self.key_prefix.clone(),
+            headers: self.headers.iter().map(HeaderFilter::to_wire).collect(),
+        }
+    }
+
+    fn from_wire(wire: v1::ReadFilter) -> Self {
+        let headers = wire.headers.into_iter().map(HeaderFilter::from_wire).collect();
+        Self { key: wire.key, key_prefix: wire.key_prefix, headers }
+    }
+}
+
+/// Settings of a group. In a request `None` means the broker's default, or: unchanged. In an answer all are given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupConfig {
+    /// How the work is shared out; default keyed. Fixed at creation.
+    pub mode: Option<GroupMode>,
+    /// Which topics; needed at creation.
+    pub subscription: Option<Subscription>,
+    /// Which records; others are settled as skipped and never sent.
+    pub filter: Option<RecordFilter>,
+    /// Where the group begins; default earliest. Used at creation alone.
+    pub start: Option<GroupPosition>,
+    /// When a failed record is tried again.
+    pub retry: Option<RetryPolicy>,
+    /// The same for single topics, used in place of the group's policy as a whole.
+    pub topic_retry: BTreeMap<String, RetryPolicy>,
+    /// Length of a lease in milliseconds; default 30,000.
+    pub lease_ms: Option<u64>,
+    /// Longest time in milliseconds for which a lease can be extended; default 900,000; 0: without end.
+    pub max_processing_ms: Option<u64>,
+    /// Without a frame for so many milliseconds a member is lost; default 10,000.
+    pub session_timeout_ms: Option<u64>,
+    /// How long a static member's units wait for it, in milliseconds; default 300,000.
+    pub static_timeout_ms: Option<u64>,
+    /// A revoked unit must be let go within so many milliseconds; default 30,000.
+    pub drain_timeout_ms: Option<u64>,
+    /// Most records of a key in work together, 1 to 32; default 1.
+    pub max_in_flight_per_key: Option<u32>,
+    /// What may be in work at once.
+    pub caps: Option<GroupCaps>,
+    /// When the circuit breaker opens.
+    pub breaker: Option<BreakerConfig>,
+    /// What happens at records that are gone; default stop in mode keyed, else continue.
+    pub on_gap: Option<OnGap>,
+    /// Milliseconds without a member after which the group is deleted; default 0: never.
+    pub idle_ttl_ms: Option<u64>,
+    /// Its dead letters.
+    pub dead_letters: Option<DeadLetterConfig>,
+    /// What the broker may hold for it.
+    pub bounds: Option<GroupBounds>,
+}
+
+impl GroupConfig {
+    /// Settings of a group of these topics.
+    pub fn topics<T: Into<String>>(topics: impl IntoIterator<Item = T>) -> Self {
+        let topics = topics.into_iter().map(Into::into).collect();
+        Self { subscription: Some(Subscription::Topics(topics)), ..Self::default() }
+    }
+
+    /// With this mode.
+    pub fn mode(mut self, mode: GroupMode) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Beginning here.
+    pub fn start(mut self, start: GroupPosition) -> Self {
+        self.start = Some(start);
+        self
+    }
+
+    /// With this retry policy.
+    pub fn retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = Some(retry);
+        self
+    }
+
+    pub(crate) fn to_wire(&self) -> v1::GroupConfig {
+        use v1::group_config::Subscription as Wire;
+        let subscription = self.subscription.as_ref().map(|subscription| match subscription {
+            Subscription::Topics(names) => Wire::Topics(v1::TopicNames { names: names.clone() }),
+            Subscription::Pattern(pattern) => Wire::TopicPattern(pattern.clone()),
+        });
+        let topic_retry = self
+            .topic_retry
+            .iter()
+            .map(|(topic, retry)| v1::TopicRetryPolicy { topic: topic.clone(), retry: Some(retry.to_wire()) });
+        v1::GroupConfig {
+            mode: GroupMode::to_wire(self.mode),
+            subscription,
+            filter: self.filter.as_ref().map(RecordFilter::to_wire),
+            start: self.start.as_ref().map(GroupPosition::to_wire),
+            retry: self.retry.as_ref().map(RetryPolicy::to_wire),
+            topic_retry: topic_retry.collect(),
+            lease_ms: self.lease_ms,
+            max_processing_ms: self.max_processing_ms,
+            session_timeout_ms: self.session_timeout_ms,
+            static_timeout_ms: self.static_timeout_ms,
+            drain_timeout_ms: self.drain_timeout_ms,
+            max_in_flight_per_key: self.max_in_flight_per_key,
+            caps: self.caps.map(wire::caps),
+            breaker: self.breaker.as_ref().map(wire::breaker),
+            on_gap: OnGap::to_wire(self.on_gap),
+            idle_ttl_ms: self.idle_ttl_ms,
+            positions: v1::PositionStore::Unspecified.into(),
+            dead_letters: self.dead_letters.as_ref().map(wire::dead_letters),
+            bounds: self.bounds.map(wire::bounds),
+        }
+    }
+
+    pub(crate) fn from_wire(wire: v1::GroupConfig) -> Self {
+        use v1::group_config::Subscription as Wire;
+        let (mode, on_gap) = (wire.mode(), wire.on_gap());
+        let topic_retry = wire.topic_retry.into_iter().map(|own| {
+            let retry = own.retry.map(RetryPolicy::from_wire).unwrap_or_default();
+            (own.topic, retry)
+        });
+        Self {
+            mode: GroupMode::from_wire(mode),
+            subscription: wire.subscription.map(|subscription| match subscription {
+                Wire::Topics(topics) => Subscription::Topics(topics.names),
+                Wire::TopicPattern(pattern) => Subscription::Pattern(pattern),
+            }),
+            filter: wire.filter.map(RecordFilter::from_wire),
+            start: wire.start.and_then(GroupPosition::from_wire),
+            retry: wire.retry.map(RetryPolicy::from_wire),
+            topic_retry: topic_retry.collect(),
+            lease_ms: wire.lease_ms,
+            max_processing_ms: wire.max_processing_ms,
+            session_timeout_ms: wire.session_timeout_ms,
+            static_timeout_ms: wire.static_timeout_ms,
+            drain_timeout_ms: wire.drain_timeout_ms,
+            max_in_flight_per_key: wire.max_in_flight_per_key,
+            caps: wire.caps.map(wire::from_caps),
+            breaker: wire.breaker.map(wire::from_breaker),
+            on_gap: OnGap::from_wire(on_gap),
+            idle_ttl_ms: wire.idle_ttl_ms,
+            dead_letters: wire.dead_letters.map(wire::from_dead_letters),
+            bounds: wire.bounds.map(wire::from_bounds),
+        }
+    }
+
+    /// Names of the fields that are set, as a field mask calls them.
+    pub(crate) fn mask(&self) -> Vec<String> {
+        let set = [
+            ("mode", self.mode.is_some()),
+            ("topics", self.subscription.is_some()),
+            ("filter", self.filter.is_some()),
+            ("start", self.start.is_some()),
+            ("retry", self.retry.is_some()),
+            ("topic_retry", !self.topic_retry.is_empty()),
+            ("lease_ms", self.lease_ms.is_some()),
+            ("max_processing_ms", self.max_processing_ms.is_some()),
+            ("session_timeout_ms", self.session_timeout_ms.is_some()),
+            ("static_timeout_ms", self.static_timeout_ms.is_some()),
+            ("drain_timeout_ms", self.drain_timeout_ms.is_some()),
+            ("max_in_flight_per_key", self.max_in_flight_per_key.is_some()),
+            ("caps", self.caps.is_some()),
+            ("breaker", self.breaker.is_some()),
+            ("on_gap", self.on_gap.is_some()),
+            ("idle_ttl_ms", self.idle_ttl_ms.is_some()),
+            ("dead_letters", self.dead_letters.is_some()),
+            ("bounds", self.bounds.is_some()),
+        ];
+        set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("config.{name}")).collect()
+    }
+}
+
+/// The plain ones from and to the wire.
+mod wire {
+    use super::{BreakerConfig, DeadLetterConfig, GroupBounds, GroupCaps};
+    use sawlog_proto::v1;
+
+    pub(super) fn caps(caps: GroupCaps) -> v1::GroupCaps {
+        let GroupCaps { max_in_flight, max_bytes_in_flight, rate_limit } = caps;
+        v1::GroupCaps { max_in_flight, max_bytes_in_flight, rate_limit }
+    }
+
+    pub(super) fn from_caps(caps: v1::GroupCaps) -> GroupCaps {
+        let v1::GroupCaps { max_in_flight, max_bytes_in_flight, rate_limit } = caps;
+        GroupCaps { max_in_flight, max_bytes_in_flight, rate_limit }
+    }
+
+    pub(super) fn breaker(breaker: &BreakerConfig) -> v1::BreakerConfig {
+        let BreakerConfig { enabled, failed_keys, failed_percent, window_ms, poison_classes } = breaker.clone();
+        v1::BreakerConfig { enabled, failed_keys, failed_percent, window_ms, poison_classes }
+    }
+
+    pub(super) fn from_breaker(breaker: v1::BreakerConfig) -> BreakerConfig {
+        let v1::BreakerConfig { enabled, failed_keys, failed_percent, window_ms, poison_classes } = breaker;
+        BreakerConfig { enabled, failed_keys, failed_percent, window_ms, poison_classes }
+    }
+
+    pub(super) fn bounds(bounds: GroupBounds) -> v1::GroupBounds {
+        let GroupBounds { held_records, blocked_keys, scan_ahead_bytes, dead_keys } = bounds;
+        v1::GroupBounds { held_records, blocked_keys, scan_ahead_bytes, dead_keys }
+    }
+
+    pub(super) fn from_bounds(bounds: v1::GroupBounds) -> GroupBounds {
+        let v1::GroupBounds { held_records, blocked_keys, scan_ahead_bytes, dead_keys } = bounds;
+        GroupBounds { held_records, blocked_keys, scan_ahead_bytes, dead_keys }
+    }
+
+    pub(super) fn dead_letters(config: &DeadLetterConfig) -> v1::DeadLetterConfig {
+        let DeadLetterConfig { retention_ms, max_bytes, names } = config.clone();
+        v1::DeadLetterConfig { retention_ms, max_bytes, names: names.into_iter().collect() }
+    }
+
+    pub(super) fn from_dead_letters(config: v1::DeadLetterConfig) -> DeadLetterConfig {
+        let v1::DeadLetterConfig { retention_ms, max_bytes, names } = config;
+        DeadLetterConfig { retention_ms, max_bytes, names: names.into_iter().collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn full() -> GroupConfig {
+        let retry = RetryPolicy {
+            max_attempts: Some(3),
+            backoff: Some(Backoff::List(vec![1, 2])),
+            jitter_percent: Some(0),
+            non_retryable_classes: vec!["A".to_owned()],
+            on_exhausted: Some(OnExhausted::Block),
+            after_dead: Some(AfterDead::Continue),
+        };
+        let exponential = Backoff::Exponential { base_ms: 5, factor_permille: 2000, max_ms: 100 };
+        let offset = TopicOffset { topic: "t".to_owned(), partition: 1, offset: 7, epoch: Some(2) };
+        GroupConfig {
+            mode: Some(GroupMode::Unordered),
+            subscription: Some(Subscription::Pattern("a.*".to_owned())),
+            filter: Some(RecordFilter {
+                key: None,
+                key_prefix: Some(Bytes::from_static(b"k")),
+                headers: vec![HeaderFilter { key: "h".to_owned(), value: HeaderValue::Prefix(Bytes::new()) }],
+            }),
+            start: Some(GroupPosition::Offsets(vec![offset])),
+            retry: Some(retry.clone()),
+            topic_retry: BTreeMap::from([(
+                "t".to_owned(),
+                RetryPolicy { backoff: Some(exponential), ..RetryPolicy::default() },
+            )]),
+            lease_ms: Some(1),
+            max_processing_ms: Some(2),
+            session_timeout_ms: Some(3),
+            static_timeout_ms: Some(4),
+            drain_timeout_ms: Some(5),
+            max_in_flight_per_key: Some(6),
+            caps: Some(GroupCaps { max_in_flight: 1, max_bytes_in_flight: 2, rate_limit: 3 }),
+            breaker: Some(BreakerConfig { enabled: Some(false), window_ms: Some(9), ..BreakerConfig::default() }),
+            on_gap: Some(OnGap::Continue),
+            idle_ttl_ms: Some(7),
+            dead_letters: Some(DeadLetterConfig { retention_ms: Some(-1), ..DeadLetterConfig::default() }),
+            bounds: Some(GroupBounds { held_records: Some(100), ..GroupBounds::default() }),
+        }
+    }
+
+    #[test]
+    fn settings_come_back_from_the_wire_as_they_went() {
+        let config = full();
+        assert_eq!(GroupConfig::from_wire(config.to_wire()), config);
+        assert_eq!(GroupConfig::from_wire(GroupConfig::default().to_wire()), GroupConfig::default());
+        for start in [
+            GroupPosition::Earliest,
+            GroupPosition::Latest,
+            GroupPosition::TimestampMs(5),
+            GroupPosition::FromGroup("g".to_owned()),
+        ] {
+            assert_eq!(GroupPosition::from_wire(start.to_wire()), Some(start));
+        }
+    }
+
+    #[test]
+    fn a_change_names_each_setting_that_is_given_and_no_other() {
+        assert!(GroupConfig::default().mask().is_empty());
+        assert_eq!(full().mask().len(), 18);
+        let some = GroupConfig { lease_ms: Some(1), ..GroupConfig::topics(["t"]) };
+        assert_eq!(some.mask(), ["config.topics", "config.lease_ms"]);
+    }
+}
