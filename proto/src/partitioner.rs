@@ -35,10 +35,10 @@ pub fn slot_of(key: &[u8]) -> u32 {
     ((hash ^ (hash >> 33)) as u32) & (KEY_SLOTS - 1)
 }
 
-/// The key slot of a record without key, by [`SLOT_HASH_VERSION`] 1: that of its offset as 8 bytes, the highest first
+/// The key slot of a record without key, by [`SLOT_HASH_VERSION`] 1: that of its offset as 8 bytes, the lowest first
 /// (rule KO-6).
 pub fn slot_of_offset(offset: u64) -> u32 {
-    slot_of(&offset.to_be_bytes())
+    slot_of(&offset.to_le_bytes())
 }
 
 /// MurmurHash2 of 32 bits with the seed that Kafka uses (`Utils.murmur2`).
@@ -103,7 +103,7 @@ mod tests {
     fn slots_of_version_1_never_change() {
         assert_eq!(slot_of(b""), 2342);
         assert_eq!(slot_of(b"invoice-1"), 1850);
-        assert_eq!(slot_of_offset(0x0102), slot_of(&[0, 0, 0, 0, 0, 0, 1, 2]));
+        assert_eq!(slot_of_offset(0x0102), slot_of(&[2, 1, 0, 0, 0, 0, 0, 0]));
         assert_eq!(slot_of(b"invoice-2"), 1861);
     }
 }

@@ -412,7 +412,7 @@ impl PartitionLag {
             time_to_loss_ms: wire.time_to_loss_ms.map(unsigned),
             gap,
             member_id: wire.member_id,
-            metadata: wire.metadata,
+            metadata: wire.metadata.into(),
         }
     }
 }
