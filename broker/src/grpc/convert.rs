@@ -71,6 +71,23 @@ pub(super) fn filter(filter: v1::ReadFilter) -> Filter {
     }
 }
 
+/// A filter for the wire.
+pub(super) fn filter_to_wire(filter: &Filter) -> v1::ReadFilter {
+    let condition = |header: &HeaderCondition| v1::HeaderMatch {
+        key: header.key.clone(),
+        value: match &header.value {
+            HeaderValue::Any => None,
+            HeaderValue::Equals(value) => Some(v1::header_match::Value::Equals(value.clone())),
+            HeaderValue::Prefix(value) => Some(v1::header_match::Value::Prefix(value.clone())),
+        },
+    };
+    v1::ReadFilter {
+        key: filter.key.clone(),
+        key_prefix: filter.key_prefix.clone(),
+        headers: filter.headers.iter().map(condition).collect(),
+    }
+}
+
 /// `base` with everything that `config` gives.
 pub(super) fn merge_config(base: TopicConfig, config: &v1::TopicConfig) -> Result<TopicConfig, Problem> {
     let mut merged = base;
@@ -220,7 +237,13 @@ pub(super) fn partition_to_wire(partition: PartitionId, status: PartitionStatus)
     }
 }
 
-fn timestamp(ms: i64) -> prost_types::Timestamp {
+/// A time of the wire in milliseconds since 1970.
+pub(super) fn millis(field: &'static str, time: &prost_types::Timestamp) -> Result<i64, Problem> {
+    let millis = time.seconds.checked_mul(1_000).and_then(|ms| ms.checked_add(i64::from(time.nanos / 1_000_000)));
+    millis.ok_or_else(|| status::invalid_field(field, time.seconds, "a time that milliseconds can hold"))
+}
+
+pub(super) fn timestamp(ms: i64) -> prost_types::Timestamp {
     let since = Duration::from_millis(ms.unsigned_abs());
     let (seconds, nanos) = (since.as_secs() as i64, since.subsec_nanos() as i32);
     let mut timestamp = match ms < 0 {

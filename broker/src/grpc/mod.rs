@@ -9,8 +9,11 @@
 
 mod consume;
 mod convert;
+mod convert_config;
 mod convert_groups;
+mod convert_views;
 mod gate;
+mod groups;
 mod guard;
 mod ids;
 mod produce;
@@ -47,7 +50,13 @@ use gate::{GatedBody, OverBudget, Permits};
 use status::Problem;
 
 /// Full names of the services, for health.
-pub const SERVICE_NAMES: [&str; 3] = ["sawlog.v1.TopicService", "sawlog.v1.ProduceService", "sawlog.v1.ReadService"];
+pub const SERVICE_NAMES: [&str; 5] = [
+    "sawlog.v1.TopicService",
+    "sawlog.v1.ProduceService",
+    "sawlog.v1.ReadService",
+    "sawlog.v1.ConsumeService",
+    "sawlog.v1.GroupService",
+];
 /// What every path of ours begins with.
 pub const PATH_PREFIX: &str = "/sawlog.v1.";
 
@@ -148,6 +157,7 @@ pub struct Services {
     offsets: v1::read_service_server::ReadServiceServer<read::ReadHandler>,
     read: read::ReadHandler,
     consume: consume::ConsumeHandler,
+    groups: v1::group_service_server::GroupServiceServer<groups::GroupHandler>,
 }
 
 /// Which handler a path leads to.
@@ -158,6 +168,7 @@ enum Route {
     Consume,
     Read,
     Offsets,
+    Groups,
     Unknown,
 }
 
@@ -169,6 +180,7 @@ impl Route {
             "/sawlog.v1.ReadService/Read" => Self::Read,
             _ if path.starts_with("/sawlog.v1.ProduceService/") => Self::Produce,
             _ if path.starts_with("/sawlog.v1.ReadService/") => Self::Offsets,
+            _ if path.starts_with("/sawlog.v1.GroupService/") => Self::Groups,
             _ if path.starts_with("/sawlog.v1.TopicService/") => Self::Topics,
             _ => Self::Unknown,
         }
@@ -200,6 +212,9 @@ impl Services {
                 .max_encoding_message_size(most),
             read,
             consume: consume::ConsumeHandler(Arc::clone(&context)),
+            groups: v1::group_service_server::GroupServiceServer::new(groups::GroupHandler(Arc::clone(&context)))
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(most),
             context,
         }
     }
@@ -259,6 +274,10 @@ impl Services {
             }
             Route::Offsets => {
                 let call = self.offsets.clone().call(request);
+                guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
+            }
+            Route::Groups => {
+                let call = self.groups.clone().call(request);
                 guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
             }
             Route::Unknown => return Err(tonic::Status::unimplemented("there is no such service here")),
