@@ -135,6 +135,8 @@ pub struct Entry {
     pub holds: bool,
     /// Bytes of key, value and headers of the record.
     pub size_bytes: u32,
+    /// Number of the intent that opened it last: what a reset cleared is told by it from what died since (rule OF-3).
+    pub intent: u64,
     /// Edited versions (rule RD-6): offsets in the dead-letter partition of their copies, version 1 first.
     pub versions: Vec<Offset>,
     /// When it died or was parked, in milliseconds since 1970.

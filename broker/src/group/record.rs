@@ -85,6 +85,9 @@ pub struct Intent {
     /// The record was cut from the source after this was intended (rule AK-12): set by the cut.
     #[serde(default)]
     pub source_lost: bool,
+    /// A reset clears its entry as soon as it is there (rule OF-3): set by the reset.
+    #[serde(default)]
+    pub cleared: bool,
     /// Bytes of key, value and headers of the record.
     pub size_bytes: u32,
     /// Cycle of the copy.

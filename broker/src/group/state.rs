@@ -16,7 +16,7 @@ use super::pairs;
 use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tried};
 use super::settled::SettledSet;
 use crate::limits;
-use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, PartitionEpoch, Source, TopicUuid};
+use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid};
 
 /// A member as the journal knows it (rule GM-11).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub struct PartitionState {
     /// Offsets below this were seen before a reset back: a resolved entry is met again there as it was resolved (DL-15).
     #[serde(default)]
     pub back_to: Offset,
-    /// Intents of lower numbers are of before a reset that clears entries: theirs are cleared as they arrive (OF-3).
+    /// Entries that intents of lower numbers opened are of before the last reset that clears entries (rule OF-3).
     #[serde(default)]
     pub clear_below: u64,
     /// The last cuts that no later one is below: where, and the epoch that began (rule AK-12).
@@ -100,6 +100,9 @@ impl PartitionState {
 pub struct ResetMade {
     /// The floors before it.
     pub before: Vec<Start>,
+    /// The floors that it set.
+    #[serde(default)]
+    pub after: Vec<Start>,
     /// Who and why.
     pub act: Act,
 }
@@ -250,7 +253,10 @@ impl GroupState {
             self.partitions.retain(|source, _| source.topic != *topic);
             self.owners.retain(|source, _| source.topic != *topic);
             self.pauses.retain(|pause| pause.topic != Some(*topic));
-            self.resets.iter_mut().for_each(|reset| reset.before.retain(|start| start.source.topic != *topic));
+            for reset in &mut self.resets {
+                reset.before.retain(|start| start.source.topic != *topic);
+                reset.after.retain(|start| start.source.topic != *topic);
+            }
         }
         for topic in added {
             self.topics.insert(topic.topic, topic.clone());
@@ -261,25 +267,35 @@ impl GroupState {
     }
 
     fn replay_reset(&mut self, floors: &[Start], clear: bool, undo: bool, act: &Act) {
+        let undone = if undo { self.resets.pop_back() } else { None };
         let mut before = Vec::new();
         for start in floors {
             let Some(partition) = self.partitions.get_mut(&start.source) else { continue };
-            let (offset, epoch) = (partition.settled.floor(), partition.epoch);
-            before.push(Start { source: start.source, offset, epoch });
-            partition.back_to = partition.back_to.max(partition.settled.end());
+            let old = partition.settled.clone();
+            before.push(Start { source: start.source, offset: old.floor(), epoch: partition.epoch });
+            partition.back_to = partition.back_to.max(old.end());
             partition.settled.set_floor(start.offset);
+            // What was settled since the reset that is undone stays so.
+            let reset = undone.iter().flat_map(|reset| &reset.after).find(|after| after.source == start.source);
+            if let Some(reset) = reset {
+                let since = OffsetRange { from: reset.offset, to: old.floor() };
+                if !since.is_empty() {
+                    partition.settled.settle(since);
+                }
+                old.runs().for_each(|run| drop(partition.settled.settle(run)));
+            }
             partition.epoch = start.epoch;
             partition.crashes = 0;
             partition.tried.clear();
+            partition.commit = Commit::default();
             if clear {
                 partition.clear_below = partition.next_intent;
+                let covered = partition.intents.values_mut().filter(|one| one.key.offset >= start.offset);
+                covered.for_each(|one| one.cleared = true);
             }
-            partition.commit = Commit::default();
         }
-        if undo {
-            self.resets.pop_back();
-        } else {
-            self.resets.push_back(ResetMade { before, act: act.clone() });
+        if !undo {
+            self.resets.push_back(ResetMade { before, after: floors.to_vec(), act: act.clone() });
             while self.resets.len() > limits::RESETS_KEPT {
                 self.resets.pop_front();
             }
@@ -305,8 +321,11 @@ impl GroupState {
         // What is late for a topic that was taken out meanwhile changes nothing.
         let Some(partition) = self.partitions.get_mut(&source) else { return Ok(()) };
         partition.replay(record)?;
-        if let GroupRecord::Cut { group_epoch, .. } = record {
+        if let GroupRecord::Cut { at, group_epoch, .. } = record {
             self.epoch = self.epoch.max(*group_epoch);
+            let resets = self.resets.iter_mut().flat_map(|reset| reset.before.iter_mut().chain(&mut reset.after));
+            let lost = resets.chain(self.clearing.iter_mut().flatten()).filter(|start| start.source == source);
+            lost.for_each(|start| start.offset = start.offset.min(*at));
         }
         Ok(())
     }
@@ -343,7 +362,7 @@ impl PartitionState {
                 if let (Some(intent), Some(_)) = (self.intents.remove(number), how) {
                     let from = intent.key.offset;
                     let to = from.saturating_add(u64::from(intent.records.max(1)));
-                    self.settled.settle(crate::model::OffsetRange { from, to });
+                    self.settled.settle(OffsetRange { from, to });
                     self.forget_tries(from, to);
                 }
             }

@@ -30,6 +30,7 @@ pub(super) struct Packed {
     pub(super) lane: [u64; 2],
     pub(super) copy: Offset,
     pub(super) dead_ms: i64,
+    pub(super) intent: u64,
     pub(super) blocked_offset: Offset,
     pub(super) rest: Option<Box<Rest>>,
     pub(super) blocked_epoch: PartitionEpoch,
@@ -43,7 +44,7 @@ pub(super) struct Packed {
     pub(super) source_lost: bool,
 }
 
-const _: () = assert!(size_of::<Packed>() <= 64, "an entry that waits takes one cache line");
+const _: () = assert!(size_of::<Packed>() <= 72, "a million entries are kept twice");
 
 /// What entries have that failed, or were touched.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -147,6 +148,7 @@ impl Packed {
             lane: [(entry.lane.0 >> 64) as u64, entry.lane.0 as u64],
             copy: entry.copy,
             dead_ms: entry.dead_ms,
+            intent: entry.intent,
             blocked_offset,
             rest: (rest != Rest::default()).then(|| Box::new(rest)),
             blocked_epoch,
@@ -169,12 +171,16 @@ impl Packed {
         self.rest.as_deref().and_then(|rest| rest.rare.as_deref())
     }
 
+    pub(super) fn job(&self) -> Option<u64> {
+        self.rare().and_then(|rare| rare.job)
+    }
+
     pub(super) fn state(&self) -> EntryState {
         self.state.state(self.rare().map_or(0, |rare| rare.resolved))
     }
 
     pub(super) fn depth(&self) -> (EntryKind, StateTag, bool, DeadReason) {
-        (self.kind, self.state, self.rare().is_some_and(|rare| rare.job.is_some()), self.reason)
+        (self.kind, self.state, self.job().is_some(), self.reason)
     }
 
     /// Whether nothing is left in a box shows only when it is packed anew: a snapshot does that.
@@ -195,7 +201,7 @@ impl Packed {
             slot: self.slot,
             kind: self.kind,
             state: self.state(),
-            job: self.rare().and_then(|rare| rare.job),
+            job: self.job(),
             cycle: rest.cycle,
             copy: self.copy,
             attempts: rest.attempts,
@@ -209,6 +215,7 @@ impl Packed {
             size_bytes: self.size_bytes,
             versions: self.rare().map(|rare| rare.versions.clone()).unwrap_or_default(),
             dead_ms: self.dead_ms,
+            intent: self.intent,
             act: self.rare().map(|rare| rare.act.clone()).unwrap_or_default(),
             source_lost: self.source_lost,
         }

@@ -29,6 +29,8 @@ struct Partition {
     open: BTreeSet<(LaneKey, At)>,
     /// How many open entries hold each lane. Never iterated: its order is not that of a replay.
     lanes: HashMap<LaneKey, Holds, BuildHasherDefault<LaneHasher>>,
+    /// Entries that jobs redrive.
+    redriving: BTreeSet<(u64, At)>,
     /// Entries by kind, state and reason (rule DL-14).
     depths: BTreeMap<(EntryKind, StateTag, bool, DeadReason), u64>,
 }
@@ -169,6 +171,13 @@ impl EntryTable {
         self.partitions.get(&source).map_or(LaneState::Live, |one| one.lane_state(lane))
     }
 
+    /// Entries that jobs redrive, with their jobs.
+    pub fn redriving(&self) -> impl Iterator<Item = (u64, EntryKey)> + '_ {
+        self.partitions
+            .iter()
+            .flat_map(|(source, partition)| partition.redriving.iter().map(|(job, at)| (*job, at.key(*source))))
+    }
+
     /// How many entries a partition has of each kind, state and reason; closed ones without their detail (rule DL-14).
     /// The flag says whether a job redrives them.
     pub fn depths(&self, source: Source) -> impl Iterator<Item = (EntryKind, EntryState, bool, DeadReason, u64)> + '_ {
@@ -302,6 +311,9 @@ impl Partition {
 
     fn insert(&mut self, at: At, packed: Packed) {
         *self.depths.entry(packed.depth()).or_default() += 1;
+        if let Some(job) = packed.job() {
+            self.redriving.insert((job, at));
+        }
         let lane = packed.lane();
         if !packed.state().is_closed() {
             self.open.insert((lane, at));
@@ -320,6 +332,9 @@ impl Partition {
         *count -= 1;
         if *count == 0 {
             self.depths.remove(&depth);
+        }
+        if let Some(job) = packed.job() {
+            self.redriving.remove(&(job, at));
         }
         let lane = packed.lane();
         if !packed.state().is_closed() {

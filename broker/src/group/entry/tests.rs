@@ -34,6 +34,7 @@ fn entry(lane: u128, state: EntryState) -> Entry {
         blocked_by: None,
         holds: true,
         size_bytes: 100,
+        intent: 8,
         versions: Vec::new(),
         dead_ms: 50,
         act: Act::default(),
