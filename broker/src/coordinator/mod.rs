@@ -8,6 +8,7 @@
 
 mod admin;
 mod error;
+pub mod journals;
 pub mod types;
 pub mod views;
 

@@ -11,7 +11,7 @@
 //! CLEAN      magic 8 | major u16 | minor u16 | count u32 | uuid 16
 //!            | count times: topic u64, end u64, partition u32, zero u32 | CRC-32 of all before it u32 | zero u32
 //! reserve    zeros: space to give back when the disk is full
-//! checkpoint.*  meta/  topics/<topic id>/<partition>/
+//! checkpoint.*  meta/  groups/  entries/  topics/<topic id>/<partition>/
 //! ```
 //! All integers are little-endian; `FORMAT` and `CLEAN` have exactly these bytes, so that any other is damage.
 

@@ -18,8 +18,8 @@ use super::frame::{FrameFault, FrameHeader};
 use super::storage::{OpenMode, Storage, StorageLock};
 use crate::model::{FilePosition, Offset, OffsetRange, PartitionEpoch};
 
-/// Directory of the metadata log.
-const META_DIR: &str = "meta";
+/// Directories of the metadata log and of the journals of the groups.
+const OWN_DIRS: [&str; 3] = ["meta", "groups", "entries"];
 /// Directory of all topics.
 const TOPICS_DIR: &str = "topics";
 
@@ -103,7 +103,7 @@ pub struct DirReport {
     pub uuid: Option<[u8; 16]>,
     /// Whether the broker was stopped cleanly.
     pub clean: bool,
-    /// Its logs: the metadata log first, then by topic and partition.
+    /// Its logs: the broker's own first, then by topic and partition.
     pub logs: Vec<LogReport>,
     /// Findings in files that belong to no log.
     pub findings: Vec<Finding>,
@@ -166,14 +166,16 @@ pub fn lock_stopped(storage: &dyn Storage) -> Result<Option<Box<dyn StorageLock>
     data_dir::lock_existing(storage)
 }
 
-/// Directories of all logs: the metadata log first, then by topic and partition.
+/// Directories of all logs: the broker's own first, then by topic and partition.
 ///
 /// # Errors
 /// A directory could not be listed.
 pub fn logs(storage: &dyn Storage) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    if storage.exists(Path::new(META_DIR))? {
-        found.push(PathBuf::from(META_DIR));
+    for own in OWN_DIRS {
+        if storage.exists(Path::new(own))? {
+            found.push(PathBuf::from(own));
+        }
     }
     if !storage.exists(Path::new(TOPICS_DIR))? {
         return Ok(found);

@@ -28,6 +28,7 @@ use super::sync::Arc;
 use crate::clock::Clock;
 use crate::log::OpenError;
 use crate::metrics::JournalMetrics;
+use crate::model::Offset;
 
 pub use self::handle::JournalHandle;
 
@@ -83,6 +84,8 @@ pub enum JournalHealth {
     Damaged {
         /// What was found.
         what: Arc<str>,
+        /// Where it begins in the journal.
+        first_bad: Offset,
     },
     /// A sync failed, or a record did not fit, or the thread has ended: until the next start nothing is written.
     Stopped {
@@ -117,7 +120,7 @@ impl Debug for JournalThreadSpec {
 pub struct OpenedJournal<S> {
     journal: Journal,
     state: S,
-    damage: Option<Arc<str>>,
+    damage: Option<(Arc<str>, Offset)>,
     left_out: Vec<Bytes>,
     /// Bytes of records that the newest snapshot does not hold.
     unsaved_bytes: u64,
@@ -144,7 +147,7 @@ impl<S: JournalState> OpenedJournal<S> {
 
     /// What of the journal was damaged, if anything that counts was.
     pub fn damage(&self) -> Option<&str> {
-        self.damage.as_deref()
+        self.damage.as_ref().map(|(what, _)| &**what)
     }
 
     /// Good records behind the damage, which are left out.

@@ -4,13 +4,15 @@
 //! were appended to, scrub, disk space), and a thread with the runtime on which their timers run. It knows no socket
 //! and no message; the services in `grpc` and `http` call it.
 //!
-//! Order of start: lock and `FORMAT`, checkpoint, metadata log, topics with empty places, then the partitions, several
-//! at a time and each apart (rule F7), then the jobs. Order of stop: refuse appends and changes, end the jobs, finish
-//! what outlives its caller, close the partitions, close the metadata log, write the clean marker (rules S3, S5).
+//! Order of start: lock and `FORMAT`, checkpoint, metadata log, topics with empty places, the journals of the groups,
+//! then the partitions, several at a time and each apart (rule F7), then the jobs. Order of stop: refuse appends and
+//! changes, end the jobs, finish what outlives its caller, close the partitions, close the journals, close the metadata
+//! log, write the clean marker (rules S3, S5).
 
 mod checkpoints;
 mod disk;
 mod jobs;
+mod journals;
 mod open;
 mod recovery;
 mod stop;
@@ -64,6 +66,7 @@ struct Inside {
     pools: Arc<Pools>,
     attention: Arc<Attention>,
     checkpoints: checkpoints::Checkpoints,
+    journals: Arc<crate::coordinator::journals::GroupJournals>,
     disk: Mutex<Option<disk::DiskWatch>>,
     runtime: Handle,
     cancel: CancellationToken,
@@ -137,7 +140,7 @@ impl Engine {
     /// Writes a checkpoint now, instead of at its next turn. Blocks.
     #[cfg(any(test, feature = "testing"))]
     pub fn run_checkpoint_now(&self) {
-        self.shared.checkpoints.write(&self.topics, &self.metrics);
+        self.shared.checkpoints.write(&self.topics, &self.shared.journals, &self.metrics);
     }
 }
 

@@ -25,6 +25,8 @@ mod dump;
 
 /// The metadata log, below the data directory.
 const METADATA_LOG: &str = "meta";
+/// The journals of the groups, below the data directory.
+const JOURNALS: [&str; 2] = ["groups", "entries"];
 
 /// Look at the files of a stopped broker, check them, and cut what is damaged.
 #[derive(Debug, Args)]
@@ -127,6 +129,11 @@ impl Segment {
             Verb::Repair { log, folder, dry_run, yes } if log == Path::new(METADATA_LOG) => {
                 repair_meta(&folder, dry_run, yes, common)
             }
+            Verb::Repair { log, .. } if JOURNALS.iter().any(|journal| log == Path::new(journal)) => Err(Failure::new(
+                Exit::Usage,
+                format!("{} has snapshots: a cut at its first damage would give up good ones behind it", log.display()),
+                "start the broker: produce and read go on, and `sawlog group recover` goes back to the last good state",
+            )),
             Verb::Repair { log, folder, dry_run, yes } => repair_log(&folder, &log, dry_run, yes, common),
         }
     }

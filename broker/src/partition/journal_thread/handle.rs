@@ -199,6 +199,13 @@ impl<S: JournalState> JournalHandle<S> {
         Self { shared }
     }
 
+    /// The handle of a journal that could not be opened.
+    pub fn failed(cause: &str) -> Self {
+        let shared = Shared::new(0, JournalHealth::Stopped { cause: cause.into() });
+        shared.end(cause);
+        Self { shared }
+    }
+
     /// Queues records; they stand in the journal in the order of the calls. Never blocks: may be called under any
     /// lock, and callers hold back by [`JournalHandle::queued_bytes`]. Returns the number of the last of them, or of
     /// the last record queued before if there are none; [`JournalSequence::NEVER`] once the journal has stopped.
@@ -373,7 +380,7 @@ impl<S: JournalState> JournalHandle<S> {
 
 fn stopped_by(health: &JournalHealth) -> JournalStopped {
     let cause = match health {
-        JournalHealth::Damaged { what: cause } | JournalHealth::Stopped { cause } => Arc::clone(cause),
+        JournalHealth::Damaged { what: cause, .. } | JournalHealth::Stopped { cause } => Arc::clone(cause),
         JournalHealth::Well | JournalHealth::Full => "a record that was never written".into(),
     };
     JournalStopped { cause }

@@ -79,7 +79,8 @@ pub(super) fn open<S: JournalState>(spec: JournalSpec, mut empty: S) -> Result<O
     for (at, what) in &replayed.bad_snapshots {
         tracing::warn!(?dir, offset = at.get(), what, "a snapshot of a journal is bad; an older one serves");
     }
-    let mut damage = replayed.damage.map(|damage| damage.to_string());
+    let mut damage = replayed.damage.map(|damage| (damage.to_string(), damage.first_bad));
+    let misfit = |what: String| (what, journal.durable_end());
     // A record that makes the replay panic keeps the groups stopped, and the broker starts (rule F7).
     let applied = catch_unwind(AssertUnwindSafe(|| {
         let parts = replayed.snapshot.iter().try_for_each(|part| empty.apply_part(part));
@@ -87,14 +88,14 @@ pub(super) fn open<S: JournalState>(spec: JournalSpec, mut empty: S) -> Result<O
     }));
     match applied {
         Ok(Ok(())) => {}
-        Ok(Err(what)) => drop(damage.get_or_insert(format!("a record does not fit: {what}"))),
-        Err(_) => drop(damage.get_or_insert("its replay panicked".to_owned())),
+        Ok(Err(what)) => drop(damage.get_or_insert_with(|| misfit(format!("a record does not fit: {what}")))),
+        Err(_) => drop(damage.get_or_insert_with(|| misfit("its replay panicked".to_owned()))),
     }
     let sum = |payloads: &[Bytes]| payloads.iter().map(|payload| payload.len() as u64 + ENTRY_BYTES).sum::<u64>();
     Ok(OpenedJournal {
         journal,
         state: empty,
-        damage: damage.map(Into::into),
+        damage: damage.map(|(what, first_bad)| (what.into(), first_bad)),
         left_out: replayed.left_out,
         unsaved_bytes: sum(&replayed.records),
         snapshot_bytes: sum(&replayed.snapshot),
@@ -122,7 +123,7 @@ fn is_full(error: &JournalError) -> bool {
 impl<S: JournalState> Worker<S> {
     pub(super) fn new(opened: OpenedJournal<S>, spec: JournalThreadSpec) -> Self {
         let health = match (&opened.damage, opened.journal.stopped()) {
-            (Some(what), _) => JournalHealth::Damaged { what: Arc::clone(what) },
+            (Some((what, first_bad)), _) => JournalHealth::Damaged { what: Arc::clone(what), first_bad: *first_bad },
             (None, Some(cause)) => JournalHealth::Stopped { cause: cause.into() },
             (None, None) => JournalHealth::Well,
         };

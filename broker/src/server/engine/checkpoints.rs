@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::journals::{ENTRIES, GROUPS};
 use super::open::METADATA;
+use crate::coordinator::journals::GroupJournals;
 use crate::log::data_dir::DataDir;
 use crate::log::{Checkpoint, CheckpointEntry, CheckpointFile};
 use crate::metrics::Metrics;
@@ -52,7 +54,7 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint. Blocks.
-    pub(super) fn write(&self, topics: &Topics, metrics: &Metrics) {
+    pub(super) fn write(&self, topics: &Topics, journals: &GroupJournals, metrics: &Metrics) {
         let mut inner = self.inner.lock();
         if inner.file.is_none() {
             return;
@@ -61,6 +63,15 @@ impl Checkpoints {
         let metadata_end = topics.metadata().change_blocking(|writer| Ok(writer.durable_end()));
         if let Ok(end) = metadata_end {
             known.insert(METADATA, end);
+        }
+        let (groups, entries) = (journals.groups(), journals.entries());
+        let ends =
+            [(GROUPS, groups.stopped(), groups.durable_end()), (ENTRIES, entries.stopped(), entries.durable_end())];
+        for (reference, stopped, end) in ends {
+            // Of one that has stopped, what was known stays true.
+            let before = inner.known.get(&reference).copied();
+            let end = if stopped.is_some() { before } else { Some(end) };
+            known.extend(end.map(|end| (reference, end)));
         }
         for topic in topics.all() {
             for slot in topic.slots() {

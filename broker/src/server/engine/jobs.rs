@@ -129,7 +129,7 @@ impl Job {
             let (inside, topics, metrics) = (Arc::clone(&inside), Arc::clone(&self.topics), Arc::clone(&self.metrics));
             blocking("checkpoint", move || {
                 if inside.attention.take_unchecked_bytes() > 0 || inside.checkpoints.is_first() {
-                    inside.checkpoints.write(&topics, &metrics);
+                    inside.checkpoints.write(&topics, &inside.journals, &metrics);
                 }
             })
             .await;

@@ -76,10 +76,10 @@ pub fn repair_metadata(config: BrokerConfig, environment: BrokerEnvironment) -> 
 }
 
 /// What is there before the engine is.
-struct Opening {
+pub(super) struct Opening {
     config: BrokerConfig,
-    clock: Arc<dyn crate::clock::Clock>,
-    data_dir: Arc<DataDir>,
+    pub(super) clock: Arc<dyn crate::clock::Clock>,
+    pub(super) data_dir: Arc<DataDir>,
     log: Option<LogEnvironment>,
 }
 
@@ -114,7 +114,7 @@ impl Opening {
     }
 
     /// The environment of all logs, with the directory and identity of the metadata log.
-    fn log_environment(&mut self) -> LogEnvironment {
+    pub(super) fn log_environment(&mut self) -> LogEnvironment {
         if let Some(log) = &self.log {
             return log.clone();
         }
@@ -210,7 +210,9 @@ impl Opening {
         if healthy {
             self.remove_leftovers(&state, &topics);
         }
+        let journals = self.open_journals(&ends, &state, &metrics);
         let inside = Arc::new(Inside {
+            journals,
             disk: Mutex::new(Some(self.disk_watch(&topics, &metrics))),
             checkpoints,
             data_dir: Mutex::new(Some(Arc::clone(&self.data_dir))),

@@ -56,6 +56,7 @@ impl Engine {
         }
         self.topics.finish_tasks().await;
         let mut ends = self.close_partitions().await;
+        ends.extend(self.close_journals().await);
         let metadata = Arc::clone(self.topics.metadata());
         let closed = tokio::task::spawn_blocking(move || metadata.close()).await;
         let Ok(Some(end)) = closed else { return false };
@@ -115,6 +116,7 @@ impl Engine {
             let _ = stop.send(());
         }
         join(runtime);
+        self.shared.journals.abandon();
         self.topics.metadata().abandon();
         self.shared.pools.stop();
         self.shared.attention.take();

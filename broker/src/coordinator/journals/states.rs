@@ -1,0 +1,218 @@
+//! The states that the two journals build, with all groups in them, and their snapshots.
+//!
+//! ```text
+//! record of the group journal     as crate::group::record has it
+//! record of the entries journal   group: u64 LE | entry record; nothing behind the number: the group is gone
+//! snapshot                        one run of items, cut into parts wherever a part is full
+//! item                            length: u32 LE | bytes
+//! items of the group journal      next group: u64 LE, then JSON, one item a group
+//! items of the entries journal    records that build it
+//! ```
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::group::entry::{EntryRecord, EntryTable};
+use crate::group::record::{self, GroupRecord};
+use crate::group::state::GroupState;
+use crate::limits;
+use crate::model::GroupId;
+use crate::partition::journal_thread::JournalState;
+
+/// The state of all groups.
+#[derive(Debug, Default)]
+pub struct GroupsState {
+    groups: BTreeMap<GroupId, GroupState>,
+    last_group: u64,
+    items: Items,
+    /// The first item of a snapshot has been read.
+    headed: bool,
+}
+
+/// The dead-letter entries of all groups.
+#[derive(Debug, Default)]
+pub struct EntriesState {
+    tables: BTreeMap<GroupId, EntryTable>,
+    items: Items,
+}
+
+impl GroupsState {
+    /// All groups.
+    pub fn groups(&self) -> &BTreeMap<GroupId, GroupState> {
+        &self.groups
+    }
+
+    /// The number that no group has had yet.
+    pub fn next_group(&self) -> u64 {
+        self.last_group + 1
+    }
+
+    /// After damage: epochs past any that were given, numbers past those of groups that were lost.
+    pub(super) fn raise_epochs(&mut self, epochs: u64, groups: u64) -> Result<(), String> {
+        self.last_group += groups;
+        self.items = Items::default();
+        for state in self.groups.values_mut() {
+            state.next_member_epoch += epochs;
+            state.replay(&GroupRecord::Recovered { epoch: state.epoch + epochs })?;
+        }
+        Ok(())
+    }
+}
+
+impl EntriesState {
+    /// The tables of all groups that have entries.
+    pub fn tables(&self) -> &BTreeMap<GroupId, EntryTable> {
+        &self.tables
+    }
+}
+
+impl JournalState for GroupsState {
+    fn apply(&mut self, record: &[u8]) -> Result<(), String> {
+        self.items.check_complete()?;
+        let (id, record) = record::decode(record)?;
+        match (self.groups.get_mut(&id), &record) {
+            (Some(_), GroupRecord::Deleted) => drop(self.groups.remove(&id)),
+            (Some(state), record) => state.replay(record)?,
+            (None, GroupRecord::Created { .. }) if id.0 > self.last_group => {
+                self.groups.insert(id, GroupState::create(id, &record)?);
+                self.last_group = id.0;
+            }
+            (None, GroupRecord::Created { .. }) => return Err(format!("the number of group {id} was given before")),
+            // What comes late for a group that is gone changes nothing.
+            (None, _) if id.0 <= self.last_group => {}
+            (None, _) => return Err(format!("group {id} is not there")),
+        }
+        Ok(())
+    }
+
+    fn apply_part(&mut self, part: &[u8]) -> Result<(), String> {
+        for item in self.items.take(part) {
+            if !std::mem::replace(&mut self.headed, true) {
+                let next = <[u8; 8]>::try_from(&item[..]).map_err(|_| "a snapshot without the next group")?;
+                self.last_group = u64::from_le_bytes(next).checked_sub(1).ok_or("group 0 is no group")?;
+                continue;
+            }
+            let state: GroupState = serde_json::from_slice(&item).map_err(|error| error.to_string())?;
+            self.groups.insert(state.id, state);
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> Vec<Bytes> {
+        let mut parts = Parts::default();
+        parts.push(&self.next_group().to_le_bytes());
+        for state in self.groups.values() {
+            parts.push(&serde_json::to_vec(state).expect("states have no keys that are no strings"));
+        }
+        parts.finish()
+    }
+}
+
+impl JournalState for EntriesState {
+    fn apply(&mut self, record: &[u8]) -> Result<(), String> {
+        self.items.check_complete()?;
+        self.apply_one(record)
+    }
+
+    fn apply_part(&mut self, part: &[u8]) -> Result<(), String> {
+        self.items.take(part).iter().try_for_each(|item| self.apply_one(item))
+    }
+
+    fn parts(&self) -> Vec<Bytes> {
+        let mut parts = Parts::default();
+        for (group, table) in &self.tables {
+            table.records().for_each(|record| parts.push(&encode_entry(*group, &record)));
+        }
+        parts.finish()
+    }
+}
+
+impl EntriesState {
+    fn apply_one(&mut self, record: &[u8]) -> Result<(), String> {
+        let (group, rest) = record.split_first_chunk::<8>().ok_or("too short for a group's number")?;
+        let group = GroupId(u64::from_le_bytes(*group));
+        if rest.is_empty() {
+            self.tables.remove(&group);
+            return Ok(());
+        }
+        self.tables.entry(group).or_default().replay(&EntryRecord::decode(rest)?)
+    }
+}
+
+/// A record of a group's entries as the journal has it.
+pub(super) fn encode_entry(group: GroupId, record: &EntryRecord) -> Bytes {
+    let mut out = group.0.to_le_bytes().to_vec();
+    out.extend_from_slice(&record.encode());
+    out.into()
+}
+
+/// The end of all entries of a group.
+pub(super) fn encode_gone(group: GroupId) -> Bytes {
+    Bytes::copy_from_slice(&group.0.to_le_bytes())
+}
+
+/// Items become parts.
+#[derive(Debug, Default)]
+struct Parts {
+    full: Vec<Bytes>,
+    open: Vec<u8>,
+}
+
+impl Parts {
+    fn push(&mut self, item: &[u8]) {
+        let length = u32::try_from(item.len()).expect("the state of a group is shorter than 4 GiB");
+        self.write(&length.to_le_bytes());
+        self.write(item);
+    }
+
+    fn write(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.open.capacity() == 0 {
+                self.open.reserve_exact(limits::SNAPSHOT_PART_BYTES);
+            }
+            let fits = bytes.len().min(limits::SNAPSHOT_PART_BYTES - self.open.len());
+            self.open.extend_from_slice(&bytes[..fits]);
+            bytes = &bytes[fits..];
+            if self.open.len() == limits::SNAPSHOT_PART_BYTES {
+                self.full.push(std::mem::take(&mut self.open).into());
+            }
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        if !self.open.is_empty() {
+            self.open.shrink_to_fit();
+            self.full.push(self.open.into());
+        }
+        self.full
+    }
+}
+
+/// Parts become items again.
+#[derive(Debug, Default)]
+struct Items {
+    open: Vec<u8>,
+}
+
+impl Items {
+    /// The items that this part completes.
+    fn take(&mut self, part: &[u8]) -> Vec<Vec<u8>> {
+        self.open.extend_from_slice(part);
+        let mut items = Vec::new();
+        let mut at = 0;
+        while let Some(length) = self.open[at..].first_chunk::<4>() {
+            let length = u32::from_le_bytes(*length) as usize;
+            let Some(item) = self.open.get(at + 4..at + 4 + length) else { break };
+            items.push(item.to_vec());
+            at += 4 + length;
+        }
+        self.open.drain(..at);
+        items
+    }
+
+    /// A record comes only after the whole of a snapshot.
+    fn check_complete(&self) -> Result<(), String> {
+        if self.open.is_empty() { Ok(()) } else { Err("a snapshot ends within an item".into()) }
+    }
+}
