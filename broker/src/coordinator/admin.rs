@@ -55,6 +55,15 @@ impl Coordinator {
         todo!()
     }
 
+    /// The same by its number, which ids of entries and jobs begin with.
+    ///
+    /// # Errors
+    /// As [`Coordinator::view`].
+    pub fn handle_of(&self, id: GroupId) -> Result<Arc<dyn GroupHandle>, GroupError> {
+        let _ = id;
+        todo!()
+    }
+
     /// Changes settings or notes.
     ///
     /// # Errors

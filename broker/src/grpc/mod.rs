@@ -11,7 +11,9 @@ mod consume;
 mod convert;
 mod convert_config;
 mod convert_groups;
+mod convert_letters;
 mod convert_views;
+mod dead_letters;
 mod gate;
 mod groups;
 mod guard;
@@ -42,6 +44,7 @@ pub use self::status::DOMAIN;
 
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
+use crate::dead_letter::Letters;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::partition::InFlight;
@@ -50,12 +53,13 @@ use gate::{GatedBody, OverBudget, Permits};
 use status::Problem;
 
 /// Full names of the services, for health.
-pub const SERVICE_NAMES: [&str; 5] = [
+pub const SERVICE_NAMES: [&str; 6] = [
     "sawlog.v1.TopicService",
     "sawlog.v1.ProduceService",
     "sawlog.v1.ReadService",
     "sawlog.v1.ConsumeService",
     "sawlog.v1.GroupService",
+    "sawlog.v1.DeadLetterService",
 ];
 /// What every path of ours begins with.
 pub const PATH_PREFIX: &str = "/sawlog.v1.";
@@ -67,6 +71,8 @@ pub struct ServiceParts {
     pub topics: Arc<Topics>,
     /// All groups.
     pub coordinator: Arc<Coordinator>,
+    /// All dead letters.
+    pub letters: Arc<Letters>,
     /// All metrics.
     pub metrics: Arc<Metrics>,
     /// Wall and monotonic time.
@@ -107,6 +113,10 @@ impl Context {
 
     fn coordinator(&self) -> &Arc<Coordinator> {
         &self.parts.coordinator
+    }
+
+    fn letters(&self) -> &Letters {
+        &self.parts.letters
     }
 
     fn fail(&self, problem: impl Into<Problem>) -> tonic::Status {
@@ -158,6 +168,8 @@ pub struct Services {
     read: read::ReadHandler,
     consume: consume::ConsumeHandler,
     groups: v1::group_service_server::GroupServiceServer<groups::GroupHandler>,
+    letters: v1::dead_letter_service_server::DeadLetterServiceServer<dead_letters::LetterHandler>,
+    export: dead_letters::LetterHandler,
 }
 
 /// Which handler a path leads to.
@@ -169,6 +181,8 @@ enum Route {
     Read,
     Offsets,
     Groups,
+    Letters,
+    Export,
     Unknown,
 }
 
@@ -180,6 +194,8 @@ impl Route {
             "/sawlog.v1.ReadService/Read" => Self::Read,
             _ if path.starts_with("/sawlog.v1.ProduceService/") => Self::Produce,
             _ if path.starts_with("/sawlog.v1.ReadService/") => Self::Offsets,
+            "/sawlog.v1.DeadLetterService/Export" => Self::Export,
+            _ if path.starts_with("/sawlog.v1.DeadLetterService/") => Self::Letters,
             _ if path.starts_with("/sawlog.v1.GroupService/") => Self::Groups,
             _ if path.starts_with("/sawlog.v1.TopicService/") => Self::Topics,
             _ => Self::Unknown,
@@ -200,6 +216,7 @@ impl Services {
         let topics = topics::TopicHandler(Arc::clone(&context));
         let produce = produce::ProduceHandler(Arc::clone(&context));
         let read = read::ReadHandler(Arc::clone(&context));
+        let letters = dead_letters::LetterHandler(Arc::clone(&context));
         Self {
             topics: v1::topic_service_server::TopicServiceServer::new(topics)
                 .max_decoding_message_size(most)
@@ -212,6 +229,10 @@ impl Services {
                 .max_encoding_message_size(most),
             read,
             consume: consume::ConsumeHandler(Arc::clone(&context)),
+            letters: v1::dead_letter_service_server::DeadLetterServiceServer::new(letters.clone())
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(most),
+            export: letters,
             groups: v1::group_service_server::GroupServiceServer::new(groups::GroupHandler(Arc::clone(&context)))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(most),
@@ -274,6 +295,11 @@ impl Services {
             }
             Route::Offsets => {
                 let call = self.offsets.clone().call(request);
+                guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
+            }
+            Route::Export => return self.export.serve_export(request).await,
+            Route::Letters => {
+                let call = self.letters.clone().call(request);
                 guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
             }
             Route::Groups => {

@@ -60,7 +60,7 @@ pub(super) struct Chunks {
 
 impl Chunks {
     /// An ordinary message.
-    pub(super) fn message(message: &v1::ReadResponse) -> Self {
+    pub(super) fn message(message: &impl Message) -> Self {
         let length = message.encoded_len();
         let mut out = BytesMut::with_capacity(PREFIX_BYTES + length);
         put_prefix(&mut out, length);

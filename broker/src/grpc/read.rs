@@ -24,7 +24,7 @@ pub(super) struct ReadHandler(pub(super) Arc<Context>);
 impl ReadHandler {
     /// Serves Read itself, in place of the generated service, whose encoder would copy every batch.
     pub(super) async fn serve(&self, request: Request<Body>) -> Result<Response<Body>, Status> {
-        let request = decode(request).await?;
+        let request = one_message(request).await?;
         let plan = Plan::resolve(&self.0, request).await.map_err(|problem| self.0.fail(problem))?;
         let sink = Sink::default();
         let driver = ReadDriver::new(Arc::clone(&self.0), plan, sink.clone());
@@ -61,13 +61,16 @@ impl ReadHandler {
 }
 
 /// The one message of the request, within the limit and not compressed.
-async fn decode(request: Request<Body>) -> Result<v1::ReadRequest, Status> {
+pub(super) async fn one_message<T>(request: Request<Body>) -> Result<T, Status>
+where
+    T: prost::Message + Default + Send + Sync + 'static,
+{
     if let Some(encoding) = request.headers().get("grpc-encoding")
         && encoding != "identity"
     {
         return Err(Status::unimplemented("requests are not compressed here; batches are, from end to end"));
     }
-    let decoder = ProstCodec::<v1::ReadResponse, v1::ReadRequest>::default().decoder();
+    let decoder = ProstCodec::<v1::ReadResponse, T>::default().decoder();
     let mut messages = Streaming::new_request(decoder, request.into_body(), None, Some(GRPC_MESSAGE_BYTES));
     messages.message().await?.ok_or_else(|| Status::internal("Missing request message."))
 }

@@ -5,6 +5,7 @@
 //! It must not know of requests in flight, sockets or files.
 
 mod groups;
+mod letters;
 mod refusals;
 
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ use crate::partition::{AppendFailure, PartitionReadError, ReadError};
 use crate::topics::TopicError;
 
 pub(crate) use self::groups::{entry_not_found, group_not_found, job_not_found, protocol_violation, wrong_mode};
+pub(crate) use self::letters::letter;
 pub(crate) use self::refusals::{admit, record_refusal};
 
 /// Domain of every `google.rpc.ErrorInfo` of ours.

@@ -284,7 +284,7 @@ fn extra_of(group: GroupId, attempt: u32, record: &DeliveredRecord, more: &Deliv
             None => v1::EntryState::Spilled.into(),
         },
         kind: v1::EntryKind::Unspecified.into(),
-        cycle: entry.cycle.saturating_add(1),
+        cycle: entry.cycle,
         version: entry.version,
         job_id: entry.job.map(|job| ids::job_id(group, job)).unwrap_or_default(),
     });

@@ -4,7 +4,7 @@ use sawlog_proto::v1::ErrorReason;
 
 use super::{Problem, escaped, invalid_field, invalid_name, out_of_range, shutting_down};
 use crate::coordinator::GroupError;
-use crate::coordinator::types::Refusal;
+use crate::coordinator::types::{EntryState, Refusal};
 
 /// A frame that the protocol does not allow here; ends the stream (rule GM-1).
 pub(crate) fn protocol_violation(frame: &'static str, rule: &'static str) -> Problem {
@@ -34,6 +34,19 @@ pub(crate) fn entry_not_found(dlq_id: &str) -> Problem {
 pub(crate) fn job_not_found(job: &str) -> Problem {
     let job = escaped(job);
     Problem::new(ErrorReason::JobNotFound, format!("there is no job {job}")).fact("job", job)
+}
+
+/// The name of an entry's state, as it stands in facts.
+pub(super) fn state_name(state: EntryState) -> &'static str {
+    match state {
+        EntryState::Open => "OPEN",
+        EntryState::Spilled => "SPILLED",
+        EntryState::Resolved { .. } => "RESOLVED",
+        EntryState::Discarded => "DISCARDED",
+        EntryState::Moved => "MOVED",
+        EntryState::Cleared => "CLEARED",
+        EntryState::Expired => "EXPIRED",
+    }
 }
 
 impl From<GroupError> for Problem {
@@ -115,9 +128,7 @@ impl From<Refusal> for Problem {
                 .fact("asked", asked),
             Refusal::NothingToUndo => new(R::NothingToUndo),
             Refusal::EntryNotFound => new(R::EntryNotFound),
-            Refusal::EntryClosed { state, .. } => {
-                new(R::EntryClosed).fact("state", format!("{state:?}").to_uppercase())
-            }
+            Refusal::EntryClosed { state, .. } => new(R::EntryClosed).fact("state", state_name(state)),
             Refusal::JobConflict { job } => new(R::JobConflict).fact("job", job),
             Refusal::Invalid { field, found, bounds } => invalid_field(field, found, &bounds),
             Refusal::Deleted => new(R::GroupNotFound),
