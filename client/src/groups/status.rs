@@ -27,8 +27,6 @@ pub struct Group {
     pub labels: BTreeMap<String, String>,
     /// When it was created, in milliseconds since 1970.
     pub create_time_ms: i64,
-    /// When it was last changed, in milliseconds since 1970.
-    pub update_time_ms: i64,
     /// How it is at present.
     pub status: GroupStatus,
 }
@@ -58,7 +56,6 @@ impl Group {
             description: wire.description,
             labels: wire.labels.into_iter().collect(),
             create_time_ms: milliseconds(wire.create_time),
-            update_time_ms: milliseconds(wire.update_time),
             status: wire.status.map(GroupStatus::from_wire).unwrap_or_default(),
         }
     }
