@@ -7,6 +7,7 @@ mod append_schedules;
 mod corpus;
 mod data_dir;
 mod dead_letter_topics;
+mod group_journals;
 mod log_crash;
 mod log_faults;
 mod log_flips;

@@ -80,14 +80,14 @@ impl World {
         self.runtime.block_on(self.engine().topics().trim(name, &before))
     }
 
-    fn append(&self, name: &str, count: u32) -> Result<AppendAck, AppendFailure> {
+    pub(crate) fn append(&self, name: &str, count: u32) -> Result<AppendAck, AppendFailure> {
         let topic = self.topic(name);
         let level = topic.revision().config.ack_floor;
         let ack = topic.partitions()[0].append(batch(count), level, Permit::default());
         self.runtime.block_on(ack)
     }
 
-    fn stop(&mut self) -> bool {
+    pub(crate) fn stop(&mut self) -> bool {
         self.engine.take().expect("it runs").shutdown()
     }
 
@@ -98,7 +98,7 @@ impl World {
         self.start_on(left);
     }
 
-    fn start_on(&mut self, disk: SimDisk) {
+    pub(crate) fn start_on(&mut self, disk: SimDisk) {
         self.disk = disk;
         self.engine = Some(open(&self.disk, &self.clock).expect("the disk is well"));
     }
