@@ -193,7 +193,7 @@ pub enum EntryRecord {
     },
     /// A job took these open entries, or left them: attempts anew and one cycle more if it took them (rule RD-4).
     Redriving {
-        /// Which, all of one partition.
+        /// Which.
         keys: Vec<EntryKey>,
         /// The job; `None`: they are open again.
         job: Option<u64>,

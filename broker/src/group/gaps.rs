@@ -1,20 +1,87 @@
-//! Offsets that will never come: gaps and cuts (rules RE-4, RE-5, AK-12).
+//! Offsets that will never come: gaps and cuts (rules RE-4, RE-5, AK-12, G7).
+//!
+//! Owns: which gaps wait to be accepted, what a cut takes with it. Must not know: how a gap was found.
+//!
+//! Invariant: nothing that a group will not get is passed over in silence: members are told, and so are operators.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::Now;
-use super::effect::Effects;
+use super::config::OnGap;
+use super::effect::{After, Effects, Frame, Notice};
+use super::entry::EntryRecord;
 use super::machine::Machine;
-use super::record::GapReason;
-use crate::model::{Offset, OffsetRange, PartitionEpoch, Source};
+use super::record::{GapReason, GroupRecord, PauseReason};
+use crate::model::{MemberId, Offset, OffsetRange, PartitionEpoch, Source};
 
 /// Gaps that wait to be accepted.
 #[derive(Debug, Default)]
-pub(super) struct Gaps {}
+pub(super) struct Gaps {
+    waiting: BTreeMap<Source, (OffsetRange, GapReason)>,
+    /// Partitions whose next gap is accepted already: it was not known any more when someone accepted it.
+    accepted: BTreeSet<Source>,
+}
+
+impl Gaps {
+    /// The gap that a partition waits at.
+    pub(super) fn of(&self, source: Source) -> Option<(OffsetRange, GapReason)> {
+        self.waiting.get(&source).copied()
+    }
+}
 
 impl Machine {
     /// See [`super::event::Event::Gap`].
     pub(super) fn gap(&mut self, source: Source, range: OffsetRange, reason: GapReason, now: Now, fx: &mut Effects) {
-        let _ = (source, range, reason, now, fx);
-        todo!()
+        let Some(partition) = self.partition(source) else { return };
+        if range.is_empty() {
+            return;
+        }
+        let unsettled = partition.settled.count_unsettled_in(range);
+        let asks = matches!(reason, GapReason::Retention | GapReason::Trim | GapReason::Corrupt);
+        let stops = asks && unsettled > 0 && self.state.config.on_gap == OnGap::Stop;
+        if stops && !self.gaps.accepted.remove(&source) {
+            let known = self.gaps.waiting.insert(source, (range, reason));
+            self.begin_pause(Some(source), PauseReason::Gap, now, fx);
+            if known != Some((range, reason)) {
+                self.tell_gap(source, range, reason, true, fx);
+            }
+            return;
+        }
+        if unsettled > 0 {
+            self.tell_gap(source, range, reason, false, fx);
+        }
+        self.pass_gap(source, range, reason, now, fx);
+    }
+
+    /// What is unsettled in the gap is expired; reading goes on behind it.
+    fn pass_gap(&mut self, source: Source, range: OffsetRange, reason: GapReason, now: Now, fx: &mut Effects) {
+        if self.partition(source).is_some_and(|partition| partition.settled.count_unsettled_in(range) > 0) {
+            self.commit(GroupRecord::GapPassed { source, range, reason }, fx);
+        }
+        self.drop_range(source, range, now);
+        self.ranges.pass(source, range);
+        drop(self.work(source));
+    }
+
+    /// Someone accepts the gap that a partition waits at, or all do.
+    pub(super) fn accept_gaps(&mut self, source: Option<Source>, now: Now, fx: &mut Effects) {
+        let paused: Vec<Source> = self.paused_for(PauseReason::Gap).collect();
+        for one in paused.into_iter().filter(|one| source.is_none_or(|source| source == *one)) {
+            match self.gaps.waiting.remove(&one) {
+                Some((range, reason)) => self.pass_gap(one, range, reason, now, fx),
+                // It was told before the broker started anew, and will be told again.
+                None => drop(self.gaps.accepted.insert(one)),
+            }
+            self.end_pause(Some(one), PauseReason::Gap, now, fx);
+        }
+    }
+
+    /// A gap does not concern the group any more: its positions were set anew, or the partition was cut.
+    pub(super) fn forget_gap(&mut self, source: Source, now: Now, fx: &mut Effects) {
+        self.gaps.waiting.remove(&source);
+        self.gaps.accepted.remove(&source);
+        self.end_pause(Some(source), PauseReason::Gap, now, fx);
     }
 
     /// See [`super::event::Event::Cut`].
@@ -26,7 +93,65 @@ impl Machine {
         now: Now,
         fx: &mut Effects,
     ) {
-        let _ = (source, at, epoch, now, fx);
-        todo!()
+        let Some(partition) = self.partition(source) else { return };
+        if epoch <= partition.epoch {
+            // It was compared with this epoch before (rule AK-12).
+            return;
+        }
+        let Some(at) = at else {
+            self.commit(GroupRecord::Epoch { source, epoch }, fx);
+            return;
+        };
+        let seen = self.works.get(&source).map_or(at, |work| work.reading.next);
+        let end = partition.settled.end().max(seen).max(at.saturating_add(1));
+        // The mark of the entries first: if the broker dies before it is durable, the start makes it again.
+        self.mark_source_lost(source, at, epoch, fx);
+        self.forget_deaths(source, at, fx);
+        let group_epoch = self.state.epoch + 1;
+        self.commit(GroupRecord::Cut { source, at, epoch, group_epoch }, fx);
+        self.forget_gap(source, now, fx);
+        self.drop_from(source, at);
+        self.ranges.cut(source, at);
+        self.tell_gap(source, OffsetRange { from: at, to: end }, GapReason::Truncated, false, fx);
+        self.reassign(&[source], now, fx);
+        self.refresh_source(source, at, now);
+    }
+
+    /// Marks the entries whose records were cut, unless all are (rule AK-12).
+    pub(super) fn mark_source_lost(&mut self, source: Source, from: Offset, epoch: PartitionEpoch, fx: &mut Effects) {
+        let unmarked = |key: &super::entry::EntryKey| {
+            key.epoch < epoch && self.entries.get(key).is_some_and(|entry| !entry.source_lost)
+        };
+        if self.entries.from(source, from).any(|(key, _)| unmarked(&key)) {
+            self.commit_entry(EntryRecord::SourceLost { source, from, epoch }, fx);
+        }
+    }
+
+    /// Puts the open entries of a partition from `from` on where they belong.
+    pub(super) fn refresh_source(&mut self, source: Source, from: Offset, now: Now) {
+        let open: Vec<_> =
+            self.entries.from(source, from).filter(|(_, state)| !state.is_closed()).map(|(key, _)| key).collect();
+        for key in open {
+            if let Some(entry) = self.entries.get(&key) {
+                self.refresh_of(key, &entry, now);
+            }
+        }
+    }
+
+    /// Tells the owners of a partition, and operators, what will not come.
+    pub(super) fn tell_gap(
+        &mut self,
+        source: Source,
+        range: OffsetRange,
+        reason: GapReason,
+        stops: bool,
+        fx: &mut Effects,
+    ) {
+        fx.notices.push(Notice::Gap { source, range, reason });
+        let owners = self.state.owners.get(&source).into_iter().flatten();
+        let members: BTreeSet<MemberId> = owners.map(|run| run.member).collect();
+        for member in members {
+            self.send(member, Frame::Gap { source, range, reason, stops }, After::Group, fx);
+        }
     }
 }

@@ -1,26 +1,136 @@
-//! Mode OFFSET: ranges in the order of the log, commits, dead letters by hand (rules AK-8, AK-9).
+//! Mode OFFSET: ranges in the order of the log, commits, dead letters by hand (rules AK-8, AK-9, DL-15, RM-8).
+//!
+//! Owns: how far each partition was sent, what was read and waits for credit, verbs that wait for a look at their record.
+//! Must not know: contents. Records in flight have no state: after a move the new owner starts at the committed offset.
+//!
+//! ```text
+//!   committed ....... sent ............ read
+//!   |   in flight      |  pieces, in order  |
+//! ```
+//!
+//! Invariants: pieces are adjacent and begin at `sent`; nothing at or above the high watermark is committed; a record
+//! that has an entry, or whose lane is dead, is sent marked (rule DL-15).
+
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Now;
+use super::dead::{Dying, Pending};
 use super::delivery::{Room, Used};
-use super::effect::{Effects, Fetch};
-use super::event::{Fetched, Verb};
+use super::effect::{After, Effects, Fetch, Frame, Mark, Notice, Refusal};
+use super::entry::{DeadReason, EntryKey, EntryKind, EntryState, LaneState};
+use super::event::{Fetched, RecordMeta, Verb};
+use super::lanes::Taken;
 use super::machine::Machine;
-use super::record::OwnedRun;
-use crate::model::{MemberId, Source};
+use super::record::{ErrorInfo, GroupRecord, OwnedRun};
+use crate::limits;
+use crate::model::{AssignmentEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source};
+
+/// Bytes of log that are read at once.
+const READ_BYTES: u32 = 1 << 20;
+/// Pieces that wait for credit.
+const PIECES: usize = 2;
+/// `DeadLetter` verbs of a partition that wait for a look at their record.
+const LOOKUPS: usize = 10_000;
 
 /// What was sent of each partition.
 #[derive(Debug, Default)]
-pub(super) struct Ranges {}
+pub(super) struct Ranges {
+    sources: BTreeMap<Source, Sent>,
+}
+
+/// What was sent of one partition to its owner.
+#[derive(Debug)]
+struct Sent {
+    run: OwnedRun,
+    /// First offset that was not sent.
+    next: Offset,
+    pieces: VecDeque<Piece>,
+    lookups: VecDeque<Lookup>,
+    /// The range that is being read is looked at, record by record.
+    looked: bool,
+    /// The handler has begun with the first record that is not committed (rule RM-8).
+    first_started: bool,
+}
+
+/// What was read and not sent.
+#[derive(Debug)]
+struct Piece {
+    range: OffsetRange,
+    bytes: u64,
+    /// Records in it, if they were looked at.
+    records: Option<VecDeque<RecordMeta>>,
+    last_append_ms: i64,
+}
+
+/// A record that a `DeadLetter` names.
+#[derive(Debug)]
+struct Lookup {
+    member: MemberId,
+    request: u64,
+    offset: Offset,
+    kind: EntryKind,
+    error: Option<ErrorInfo>,
+}
+
+impl Ranges {
+    /// Nothing in a gap comes; sending goes on behind it.
+    pub(super) fn pass(&mut self, source: Source, gap: OffsetRange) {
+        let Some(sent) = self.sources.get_mut(&source) else { return };
+        if gap.contains(sent.next) {
+            sent.pieces.clear();
+            sent.next = gap.to;
+        }
+    }
+
+    /// Nothing at or above `at` is there any more.
+    pub(super) fn cut(&mut self, source: Source, at: Offset) {
+        let Some(sent) = self.sources.get_mut(&source) else { return };
+        sent.pieces.clear();
+        sent.lookups.retain(|lookup| lookup.offset < at);
+        sent.next = sent.next.min(at);
+    }
+}
 
 impl Machine {
     /// A partition has an owner from now on, or a new epoch of the same: sending begins at the commit.
     pub(super) fn range_assigned(&mut self, source: Source, run: OwnedRun) {
-        let _ = (source, run);
+        let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
+        let (pieces, lookups) = (VecDeque::new(), VecDeque::new());
+        let sent = Sent { run, next: floor, pieces, lookups, looked: false, first_started: false };
+        self.ranges.sources.insert(source, sent);
+        if let Some(work) = self.work(source) {
+            work.reading.restart(floor);
+        }
     }
 
     /// A partition has no owner any more.
     pub(super) fn range_revoked(&mut self, source: Source) {
-        let _ = source;
+        self.ranges.sources.remove(&source);
+    }
+
+    /// A handler begins with these (rule RM-8).
+    pub(super) fn range_started(&mut self, member: MemberId, source: Source, runs: &[OffsetRange]) {
+        let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
+        if let Some(sent) = self.ranges.sources.get_mut(&source).filter(|sent| sent.run.member == member) {
+            sent.first_started |= runs.iter().any(|run| run.contains(floor));
+        }
+    }
+
+    /// A member is lost: units whose first record it had begun with have crashed once more in a row (rule RM-8). To be
+    /// called before its units are revoked.
+    pub(super) fn ranges_lost(&mut self, member: MemberId, fx: &mut Effects) {
+        let lost = self.ranges.sources.iter_mut().filter(|(_, sent)| sent.run.member == member && sent.first_started);
+        let crashed: Vec<Source> = lost
+            .map(|(source, sent)| {
+                sent.first_started = false;
+                *source
+            })
+            .collect();
+        for source in crashed {
+            if let Some(count) = self.partition(source).map(|partition| partition.crashes.saturating_add(1)) {
+                self.commit(GroupRecord::Crashes { source, count }, fx);
+            }
+        }
     }
 
     /// Sends the owner what was read, within its room. Called when the unit was woken.
@@ -32,25 +142,332 @@ impl Machine {
         now: Now,
         fx: &mut Effects,
     ) -> Used {
-        let _ = (source, run, room, now, fx);
-        Used::default()
+        let mut used = Used::default();
+        let Some(mut sent) = self.ranges.sources.remove(&source) else { return used };
+        while let Some(piece) = sent.pieces.front_mut() {
+            let left = Room {
+                records: room.records.saturating_sub(used.records),
+                bytes: room.bytes.saturating_sub(used.bytes),
+                alone: room.alone && used.records == 0,
+            };
+            let Some((range, bytes, records)) = piece.take(left) else {
+                used.more = true;
+                break;
+            };
+            let last_append_ms = piece.last_append_ms;
+            if piece.range.is_empty() {
+                sent.pieces.pop_front();
+            }
+            sent.next = range.to;
+            let marks = records.iter().filter_map(|meta| self.mark(source, meta)).collect();
+            let filtered = records.iter().filter(|meta| meta.filtered).map(|meta| meta.offset).collect();
+            let count = range.to.distance_from(range.from);
+            used.records += count;
+            used.bytes += bytes;
+            let frame = Frame::DeliverRange { source, epoch: run.epoch, range, marks, filtered };
+            self.send(run.member, frame, After::Now, fx);
+            let after_ms = u64::try_from(now.wall_ms.saturating_sub(last_append_ms)).unwrap_or(0);
+            fx.notices.push(Notice::FirstDelivered { records: count, after_ms });
+        }
+        self.ranges.sources.insert(source, sent);
+        used
+    }
+
+    /// How a record is told, if not as it stands (rules AK-8, DL-15).
+    fn mark(&self, source: Source, meta: &RecordMeta) -> Option<Mark> {
+        let (offset, key) = (meta.offset, EntryKey { source, offset: meta.offset, epoch: meta.epoch });
+        if meta.filtered {
+            return None;
+        }
+        if self.dead.intents.has(&key, meta.lane) {
+            return Some(Mark { offset, entry: key, state: Some(EntryState::Open) });
+        }
+        match self.entries.state_of(&key) {
+            Some(EntryState::Cleared) | None => {}
+            Some(state) => return Some(Mark { offset, entry: key, state: Some(state) }),
+        }
+        if self.lane_now(source, meta.lane) == LaneState::Live {
+            return None;
+        }
+        let head = self.head_now(source, meta.lane).filter(|head| head.offset < offset)?;
+        Some(Mark { offset, entry: head, state: None })
     }
 
     /// What is to be read next; `None`: enough is there.
-    pub(super) fn next_range(&self, source: Source) -> Option<Fetch> {
-        let _ = source;
-        None
+    pub(super) fn next_range(&mut self, source: Source) -> Option<Fetch> {
+        let look = self.looks(source);
+        let sent = self.ranges.sources.get_mut(&source)?;
+        if let Some(lookup) = sent.lookups.front() {
+            return Some(Fetch { source, from: lookup.offset, max_bytes: 1, look: true });
+        }
+        if sent.pieces.len() >= PIECES {
+            return None;
+        }
+        let from = sent.pieces.back().map_or(sent.next, |piece| piece.range.to);
+        sent.looked = look;
+        Some(Fetch { source, from, max_bytes: READ_BYTES, look })
+    }
+
+    /// Whether each record must be looked at: some may be filtered or marked.
+    fn looks(&self, source: Source) -> bool {
+        !self.state.config.filter.is_empty() || self.has_dead(source)
     }
 
     /// What was read. The position of reading is the caller's; the unit's owner is to be woken with
     /// [`Machine::wake_unit`].
     pub(super) fn range_fetched(&mut self, fetched: &Fetched, now: Now, fx: &mut Effects) {
-        let _ = (fetched, now, fx);
+        let source = fetched.source;
+        let looks = self.looks(source);
+        let floor = self.partition(source).map(|partition| partition.settled.floor()).unwrap_or_default();
+        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        let (looked, next) = (sent.looked, sent.pieces.back().map_or(sent.next, |piece| piece.range.to));
+        let lookup = sent.lookups.front().is_some_and(|lookup| lookup.offset == fetched.from);
+        if lookup && let Some(lookup) = sent.lookups.pop_front() {
+            // This was a look at one record: reading goes on where it was.
+            let meta = fetched.records.iter().find(|meta| meta.offset == lookup.offset).copied();
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
+            return self.looked_up(source, lookup, meta, now, fx);
+        }
+        if fetched.from != next {
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
+            return;
+        }
+        for (range, epoch) in &fetched.undecodable {
+            if range.to > floor {
+                self.undecodable(source, *range, *epoch, now, fx);
+            }
+        }
+        if looks && !looked {
+            // Asked for before a record of the partition died: once more, with a look at each.
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
+            return;
+        }
+        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        sent.pieces.push_back(Piece {
+            range: OffsetRange { from: fetched.from, to: fetched.next },
+            bytes: fetched.log_bytes,
+            records: looked.then(|| fetched.records.iter().copied().collect()),
+            last_append_ms: fetched.last_append_ms,
+        });
     }
 
     /// `Commit` and `DeadLetter`.
     pub(super) fn offset_verb(&mut self, member: MemberId, verb: Verb, now: Now, fx: &mut Effects) {
-        let _ = (member, verb, now, fx);
-        todo!()
+        match verb {
+            Verb::Commit { request, source, epoch, next, record_epoch, metadata, force } => {
+                let record = (next, record_epoch, metadata);
+                let result = self.commit_offset(member, source, epoch, record, force, now, fx);
+                self.send(member, Frame::CommitResult { request, source, result }, After::Group, fx);
+            }
+            Verb::DeadLetter { request, source, epoch, offset, kind, error } => {
+                let lookup = Lookup { member, request, offset, kind, error };
+                if let Err(refusal) = self.look_up(source, epoch, lookup) {
+                    let frame = Frame::DeadLetterResult { request, result: Err(refusal), lane_live: false };
+                    self.send(member, frame, After::Now, fx);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a commit with all that it must fit")]
+    fn commit_offset(
+        &mut self,
+        member: MemberId,
+        source: Source,
+        epoch: AssignmentEpoch,
+        (next, record_epoch, metadata): (Offset, Option<PartitionEpoch>, String),
+        force: bool,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<Offset, Refusal> {
+        self.owns_range(member, source, epoch)?;
+        if metadata.len() > limits::COMMIT_METADATA_BYTES {
+            let (found, bounds) = (format!("{} bytes", metadata.len()), "at most 4,096 bytes".to_owned());
+            return Err(Refusal::Invalid { field: "metadata", found, bounds });
+        }
+        let (floor, known_epoch, cuts) = {
+            let partition = self.partition(source).ok_or(Refusal::SessionOver)?;
+            (partition.settled.floor(), partition.epoch, partition.cuts.clone())
+        };
+        let high_watermark = self.works.get(&source).map_or(floor, |work| work.reading.high_watermark).max(floor);
+        let out =
+            |latest| Refusal::OutOfRange { source_partition: source, offset: next, earliest: Offset::ZERO, latest };
+        if next > high_watermark {
+            return Err(out(high_watermark));
+        }
+        let record_epoch = record_epoch.unwrap_or(known_epoch);
+        // A position of before a cut is never another record (rule OF-7).
+        if let Some((at, _)) = cuts.iter().find(|(at, began)| record_epoch < *began && next > *at) {
+            return Err(out(*at));
+        }
+        if next < floor && !force {
+            return Err(Refusal::CommitBackwards { source_partition: source, current: floor, asked: next });
+        }
+        self.commit(GroupRecord::Committed { source, next, epoch: record_epoch, metadata }, fx);
+        drop(self.work(source));
+        if let Some(sent) = self.ranges.sources.get_mut(&source) {
+            sent.first_started = false;
+            if sent.next < next {
+                // It passed what was not sent, by force of its own knowledge.
+                sent.next = next;
+                sent.pieces.clear();
+                if let Some(work) = self.work(source) {
+                    work.reading.restart(next);
+                }
+            }
+        }
+        if self.has_dead(source) {
+            // Entries whose places were passed may go (rule DL-15).
+            self.refresh_source(source, floor.min(next), now);
+        }
+        Ok(next)
+    }
+
+    fn owns_range(&self, member: MemberId, source: Source, epoch: AssignmentEpoch) -> Result<(), Refusal> {
+        let run = self.ranges.sources.get(&source).map(|sent| sent.run);
+        match run {
+            Some(run) if run.member == member && run.epoch == epoch => Ok(()),
+            run => Err(Refusal::Fenced {
+                source_partition: source,
+                slots: SlotRange::ALL,
+                given: epoch,
+                current: run.map_or(AssignmentEpoch(self.state.epoch), |run| run.epoch),
+            }),
+        }
+    }
+
+    /// Has the record of a `DeadLetter` looked at.
+    fn look_up(&mut self, source: Source, epoch: AssignmentEpoch, lookup: Lookup) -> Result<(), Refusal> {
+        self.owns_range(lookup.member, source, epoch)?;
+        if self.is_dlq(source) {
+            return Err(Refusal::NoDeadLetters);
+        }
+        let earliest = self.partition(source).map(|partition| partition.settled.floor()).unwrap_or_default();
+        let sent = self.ranges.sources.get_mut(&source).expect("its owner was just checked");
+        let (offset, latest) = (lookup.offset, sent.next);
+        if offset < earliest || offset >= latest {
+            return Err(Refusal::OutOfRange { source_partition: source, offset, earliest, latest });
+        }
+        if sent.lookups.len() >= LOOKUPS {
+            return Err(Refusal::Limit { limit: "dead letters that wait", max: LOOKUPS as u64 });
+        }
+        sent.lookups.push_back(lookup);
+        drop(self.work(source));
+        Ok(())
+    }
+
+    /// The record of a `DeadLetter` was looked at.
+    fn looked_up(&mut self, source: Source, lookup: Lookup, meta: Option<RecordMeta>, now: Now, fx: &mut Effects) {
+        let Lookup { member, request, offset, kind, error } = lookup;
+        let answer = |result, lane_live| Frame::DeadLetterResult { request, result, lane_live };
+        let Some(meta) = meta else {
+            return self.send(member, answer(Err(Refusal::EntryNotFound), false), After::Now, fx);
+        };
+        let key = EntryKey { source, offset, epoch: meta.epoch };
+        if self.entries.state_of(&key).is_some_and(|state| !state.is_closed()) {
+            return self.send(member, answer(Ok(key), false), After::Entries, fx);
+        }
+        if self.dead.intents.has(&key, meta.lane) {
+            // Asked again: the answer is the first one's, later.
+            let intents = self.partition(source).into_iter().flat_map(|partition| &partition.intents);
+            let number = intents.filter(|(_, intent)| intent.key == key).map(|(number, _)| *number).next_back();
+            if let Some(number) = number {
+                let pending = Pending::DeadLetter { member, request };
+                if let Some(Pending::DeadLetter { member, request }) =
+                    self.dead.pending.insert((source, number), pending)
+                {
+                    let result = Err(Refusal::EntryNotFound);
+                    self.send(member, Frame::DeadLetterResult { request, result, lane_live: false }, After::Now, fx);
+                }
+            }
+            return;
+        }
+        let dead = self.lane_now(source, meta.lane) != LaneState::Live;
+        let head = self.head_now(source, meta.lane).filter(|head| dead && head.offset < offset);
+        if kind == EntryKind::Parked && head.is_none() {
+            return self.send(member, answer(Ok(key), true), After::Now, fx);
+        }
+        let parks = self.parks(source);
+        if kind == EntryKind::Failed && !dead && parks && self.dead_limit_reached(source, now, fx) {
+            let (limit, max) = ("max_dead_lanes", self.state.config.max_dead_lanes);
+            return self.send(member, answer(Err(Refusal::Limit { limit, max }), false), After::Group, fx);
+        }
+        let failed = kind == EntryKind::Failed;
+        let dying = Dying {
+            taken: taken(&meta),
+            kind,
+            reason: if failed { DeadReason::ConsumerDeadNack } else { DeadReason::Parked },
+            spilled: false,
+            holds: parks || !failed,
+            error: if failed { error } else { None },
+            member: Some(member),
+            blocked_by: if failed { None } else { head },
+            records: 1,
+        };
+        let number = self.intend(source, dying, now, fx);
+        self.dead.pending.insert((source, number), Pending::DeadLetter { member, request });
+        self.read_again(source);
+    }
+
+    /// What was read without a look at each record is read again: some of it is marked now.
+    fn read_again(&mut self, source: Source) {
+        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        if sent.pieces.iter().any(|piece| piece.records.is_none()) {
+            sent.pieces.clear();
+            let next = sent.next;
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
+        }
+    }
+}
+
+impl Piece {
+    /// Takes from the front what fits; `None`: nothing does.
+    fn take(&mut self, room: Room) -> Option<(OffsetRange, u64, VecDeque<RecordMeta>)> {
+        let all = self.range.to.distance_from(self.range.from);
+        if room.records == 0 || (room.bytes == 0 && !room.alone) {
+            return None;
+        }
+        // Bytes are spread evenly over the records of a piece: what the log gave is all that is known of them.
+        let fit = if self.bytes <= room.bytes {
+            all
+        } else {
+            let fit = u128::from(all) * u128::from(room.bytes) / u128::from(self.bytes.max(1));
+            u64::try_from(fit).expect("at most all").max(1)
+        };
+        let count = fit.min(room.records).min(all);
+        let to = self.range.from.saturating_add(count);
+        let share = u128::from(self.bytes) * u128::from(count) / u128::from(all.max(1));
+        let bytes = u64::try_from(share).expect("at most all of its bytes");
+        let mut records = VecDeque::new();
+        if let Some(waiting) = &mut self.records {
+            let later = waiting.split_off(waiting.partition_point(|meta| meta.offset < to));
+            records = std::mem::replace(waiting, later);
+        }
+        let range = OffsetRange { from: self.range.from, to };
+        self.range.from = to;
+        self.bytes -= bytes;
+        Some((range, bytes, records))
+    }
+}
+
+fn taken(meta: &RecordMeta) -> Taken {
+    Taken {
+        offset: meta.offset,
+        lane: meta.lane,
+        slot: meta.slot,
+        epoch: meta.epoch,
+        size_bytes: meta.size_bytes,
+        append_ms: meta.append_ms,
+        attempts: 1,
+        due_ms: 0,
     }
 }
