@@ -39,6 +39,21 @@ use crate::coordinator::{Session, SessionFrame};
 use crate::limits::{DELIVERY_FRAME_BYTES, GRPC_MESSAGE_BYTES};
 use crate::model::Source;
 
+/// The encoder of deliveries by itself, for benchmarks.
+#[cfg(feature = "testing")]
+#[derive(Debug, Default)]
+pub struct DeliveryEncoder(Outbox);
+
+#[cfg(feature = "testing")]
+impl DeliveryEncoder {
+    /// Encodes first deliveries of records as they are sent; gives the bytes.
+    pub fn encode(&mut self, records: &[crate::coordinator::DeliveredRecord]) -> usize {
+        let items: Vec<_> = records.iter().map(|record| encode::Item { record, attempt: 1, extra: None }).collect();
+        self.0.records(encode::Head { source_id: 1, epoch: 7, max_attempts: 6 }, &items, None);
+        self.0.take().len()
+    }
+}
+
 /// Request frames taken in before answers get their turn.
 const INTAKE: u32 = 64;
 /// Bytes of answers at which they are handed over though more is ready.

@@ -22,11 +22,14 @@ const PATTERN_BYTES: usize = 249;
 /// Suffix of dead-letter topics, which groups may consume.
 const DLQ_SUFFIX: &str = ".dlq";
 
+/// Policies of topics, by name.
+pub(super) type TopicRetry = BTreeMap<String, RetryPolicy>;
+
 /// Settings with those parts that name topics by their names.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Settings {
     pub(super) config: GroupConfig,
-    pub(super) topic_retry: BTreeMap<String, RetryPolicy>,
+    pub(super) topic_retry: TopicRetry,
 }
 
 impl From<ConfigError> for Problem {
@@ -255,7 +258,7 @@ pub(super) fn masked(
     config: &GroupConfig,
     given: &v1::GroupConfig,
     paths: &[String],
-) -> Result<Option<(GroupConfig, Option<BTreeMap<String, RetryPolicy>>)>, Problem> {
+) -> Result<Option<(GroupConfig, Option<TopicRetry>)>, Problem> {
     let defaults = GroupConfig::new(config.mode, config.subscription.clone());
     let (mut base, mut chosen, mut topic_retry, mut any) = (config.clone(), v1::GroupConfig::default(), false, false);
     for path in paths {

@@ -10,6 +10,7 @@
 
 use super::status::{self, Problem};
 use crate::coordinator::types::EntryKey;
+use crate::dead_letter::views::JobId;
 use crate::model::{GroupId, MemberId, Offset, PartitionEpoch, PartitionId, Source, TopicUuid};
 
 /// Bytes of a UUID as text.
@@ -27,7 +28,7 @@ pub(super) fn dlq_id(group: GroupId, key: &EntryKey) -> String {
 }
 
 pub(super) fn job_id(group: GroupId, job: u64) -> String {
-    format!("{:016x}-{job}", group.0)
+    JobId { group, number: job }.to_string()
 }
 
 /// A group's id.
@@ -69,12 +70,6 @@ fn entry_of(text: &str) -> Option<(GroupId, EntryKey)> {
 /// The group and the entry that an id names.
 pub(super) fn parse_dlq_id(field: &'static str, text: &str) -> Result<(GroupId, EntryKey), Problem> {
     entry_of(text).ok_or_else(|| status::invalid_field(field, text, "the id of a dead-letter entry"))
-}
-
-/// The group and the number of a job.
-pub(super) fn parse_job_id(text: &str) -> Option<(GroupId, u64)> {
-    let (group, rest) = split_group(text)?;
-    Some((group, parse_number(rest)?))
 }
 
 pub(super) fn parse_member_id(field: &'static str, text: &str) -> Result<MemberId, Problem> {
@@ -128,10 +123,11 @@ mod tests {
 
     #[test]
     fn jobs_and_groups_read_back() {
-        assert_eq!(parse_job_id(&job_id(GroupId(u64::MAX), 9)), Some((GroupId(u64::MAX), 9)));
+        let job = JobId { group: GroupId(u64::MAX), number: 9 };
+        assert_eq!(job_id(job.group, job.number).parse(), Ok(job));
         assert_eq!(parse_group_id(&group_id(GroupId(1))), Some(GroupId(1)));
         for text in ["", "1", "000000000000000g", "+00000000000000a", "0000000000000001-"] {
-            assert!(parse_group_id(text).is_none() && parse_job_id(text).is_none(), "{text}");
+            assert!(parse_group_id(text).is_none() && text.parse::<JobId>().is_err(), "{text}");
         }
         let member = "01234567-89ab-cdef-0123-456789abcdef";
         assert_eq!(parse_member_id("member_id", member).expect("a UUID").to_string(), member);

@@ -39,6 +39,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service as _;
 
+#[cfg(feature = "testing")]
+pub use self::consume::DeliveryEncoder;
 pub use self::raw_body::StreamCut;
 pub use self::status::DOMAIN;
 

@@ -94,25 +94,13 @@ impl Stream {
                 };
                 Told::Recall(v1::Recall { work: vec![work] })
             }
-            Frame::AckResults { request, results, entries, source } => {
-                let results = self.results(source, &results, &entries);
-                let Some(done) = self.pending.answered(request, results) else { return };
-                Told::AckResult(v1::AckResult { sequence: done.sequence, results: done.results, failure: None })
-            }
-            Frame::CommitResult { request, result, .. } => {
-                let Some(done) = self.pending.answered(request, Vec::new()) else { return };
-                let failure = result.err().map(|refusal| self.failure(refusal));
-                Told::CommitResult(v1::CommitResult { sequence: done.sequence, source_id: done.source_id, failure })
-            }
-            Frame::DeadLetterResult { request, result, lane_live } => {
-                let Some(done) = self.pending.answered(request, Vec::new()) else { return };
-                let result = Some(self.dead_letter_result(result, lane_live));
-                Told::DeadLetterResult(v1::DeadLetterResult { sequence: done.sequence, result })
-            }
-            Frame::Pong => {
-                let Some(nonce) = self.pings.pop_front() else { return };
-                Told::Pong(v1::Pong { nonce })
-            }
+            answer @ (Frame::AckResults { .. }
+            | Frame::CommitResult { .. }
+            | Frame::DeadLetterResult { .. }
+            | Frame::Pong) => match self.verb_answered(answer) {
+                Some(told) => told,
+                None => return,
+            },
             Frame::CaughtUp { source, offset, append_ms } => Told::CaughtUp(v1::SourceCaughtUp {
                 source_id: self.sources.id(source),
                 offset: offset.to_wire(),
@@ -147,6 +135,36 @@ impl Stream {
             Frame::Deliver(_) | Frame::DeliverRange { .. } => return,
         };
         self.outbox.push(told);
+    }
+
+    /// The answer to a verb; `None` while parts of it are not answered.
+    fn verb_answered(&mut self, frame: Frame) -> Option<Told> {
+        match frame {
+            Frame::AckResults { request, results, entries, source } => {
+                let results = self.results(source, &results, &entries);
+                let done = self.pending.answered(request, results)?;
+                Some(Told::AckResult(v1::AckResult { sequence: done.sequence, results: done.results, failure: None }))
+            }
+            Frame::CommitResult { request, result, .. } => {
+                let done = self.pending.answered(request, Vec::new())?;
+                let failure = result.err().map(|refusal| self.failure(refusal));
+                Some(Told::CommitResult(v1::CommitResult {
+                    sequence: done.sequence,
+                    source_id: done.source_id,
+                    failure,
+                }))
+            }
+            Frame::DeadLetterResult { request, result, lane_live } => {
+                let done = self.pending.answered(request, Vec::new())?;
+                let result = Some(self.dead_letter_result(result, lane_live));
+                Some(Told::DeadLetterResult(v1::DeadLetterResult { sequence: done.sequence, result }))
+            }
+            Frame::Pong => {
+                let nonce = self.pings.pop_front()?;
+                Some(Told::Pong(v1::Pong { nonce }))
+            }
+            _ => None,
+        }
     }
 
     fn failure(&self, refusal: Refusal) -> v1::Failure {
