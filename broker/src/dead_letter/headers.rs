@@ -252,6 +252,11 @@ pub fn is_added(name: &[u8]) -> bool {
     NAMES.iter().chain(&KAFKA_NAMES).any(|added| added.as_bytes() == name)
 }
 
+/// A reason as text (rule DL-3).
+pub fn reason_name(reason: DeadReason) -> &'static str {
+    REASONS.iter().find(|(known, _)| *known == reason).map_or("", |(_, name)| name)
+}
+
 /// Which dead letter a copy is, and of which cycle and version: all that a search for a copy needs (rule DL-4).
 /// `None` if it is no dead letter.
 pub fn identity<'a>(

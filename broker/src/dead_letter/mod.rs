@@ -9,7 +9,14 @@ pub mod fingerprint;
 pub mod handle;
 pub mod headers;
 mod letters;
+pub mod logs;
+mod mover;
+mod records;
+#[cfg(test)]
+mod test_support;
 pub mod views;
 
 pub use error::LetterError;
-pub use letters::Letters;
+pub use letters::{Letters, LettersParts};
+#[cfg(any(test, feature = "testing"))]
+pub use mover::Sabotage;

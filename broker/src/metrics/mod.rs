@@ -9,6 +9,7 @@
 //! It knows nothing else of ours.
 
 mod collectors;
+mod dead_letters;
 mod journals;
 
 use std::sync::{Arc, Weak};
@@ -24,6 +25,7 @@ use prometheus_client::registry::{Registry, Unit};
 use collectors::{PartitionCollector, ProcessCollector};
 use journals::JournalFamilies;
 
+pub use dead_letters::{DeadLetterMetrics, DeadLetterSample, DeadLetterSource, DepthSample};
 pub use journals::JournalMetrics;
 
 /// Media type of [`Metrics::encode`].
@@ -94,6 +96,8 @@ pub struct Metrics {
     read_bytes: Family<TopicLabels, Counter>,
     errors: Family<ReasonLabels, Counter>,
     journals: JournalFamilies,
+    /// Dead letters.
+    pub dead_letters: DeadLetterMetrics,
     /// Seconds from the entry of a batch into its partition to the end of the write.
     pub append_duration: Histogram,
     /// Seconds of a sync of log data.
@@ -153,6 +157,7 @@ impl Metrics {
         metrics.register_storage(&mut registry);
         metrics.register_server(&mut registry);
         metrics.journals.register(&mut registry);
+        metrics.dead_letters.register(&mut registry);
         registry.register_collector(Box::new(PartitionCollector {
             source: Arc::clone(&metrics.source),
             per_partition: metrics.per_partition,
@@ -177,6 +182,7 @@ impl Metrics {
             read_bytes: Family::default(),
             errors: Family::default(),
             journals: JournalFamilies::default(),
+            dead_letters: DeadLetterMetrics::default(),
             append_duration: Histogram::new(append_buckets),
             sync_duration: Histogram::new(sync_buckets),
             appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),

@@ -60,6 +60,21 @@ impl BatchBuilder {
         value: Option<&[u8]>,
         headers: impl Iterator<Item = (&'a str, &'a [u8])> + Clone,
     ) {
+        let headers = headers.map(|(name, value)| (name.as_bytes(), Some(value)));
+        self.push_raw(timestamp_ms, key, value, headers);
+    }
+
+    /// The same for headers that came from elsewhere: names of any bytes, values that may be absent.
+    ///
+    /// # Panics
+    /// As [`BatchBuilder::push`].
+    pub fn push_raw<'a>(
+        &mut self,
+        timestamp_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone,
+    ) {
         self.begin();
         if self.count == 0 {
             self.base_timestamp_ms = timestamp_ms;
@@ -72,7 +87,7 @@ impl BatchBuilder {
         let (mut header_count, mut headers_bytes) = (0, 0);
         for (name, value) in headers.clone() {
             header_count += 1;
-            headers_bytes += field_bytes(name.as_bytes()) + field_bytes(value);
+            headers_bytes += field_bytes(Some(name)) + field_bytes(value);
         }
         let length = 1
             + varint::size_i64(timestamp_delta)
@@ -99,7 +114,7 @@ impl BatchBuilder {
         let at = varint::put_i32(&mut head, 0, header_count);
         self.buffer.extend_from_slice(&head[..at]);
         for (name, value) in headers {
-            self.put_field(name.as_bytes());
+            self.put_field(Some(name));
             self.put_field(value);
         }
         self.count += 1;
@@ -155,11 +170,11 @@ impl BatchBuilder {
         }
     }
 
-    fn put_field(&mut self, bytes: &[u8]) {
+    fn put_field(&mut self, bytes: Option<&[u8]>) {
         let mut head = [0; varint::MAX_I32];
-        let at = varint::put_i32(&mut head, 0, length_of(Some(bytes)));
+        let at = varint::put_i32(&mut head, 0, length_of(bytes));
         self.buffer.extend_from_slice(&head[..at]);
-        self.buffer.extend_from_slice(bytes);
+        self.buffer.extend_from_slice(bytes.unwrap_or_default());
     }
 
     /// Writes the header over the room left for it.
@@ -203,6 +218,6 @@ fn length_of(field: Option<&[u8]>) -> i32 {
     field.map_or(-1, |field| i32::try_from(field.len()).expect("a batch has at most i32::MAX bytes"))
 }
 
-fn field_bytes(field: &[u8]) -> usize {
-    varint::size_i32(length_of(Some(field))) + field.len()
+fn field_bytes(field: Option<&[u8]>) -> usize {
+    varint::size_i32(length_of(field)) + field.map_or(0, <[u8]>::len)
 }

@@ -308,3 +308,15 @@ fn the_broker_sets_base_offset_and_epoch_without_touching_the_crc() {
     assert_eq!((header.base_offset, header.leader_epoch), (1 << 40, 12));
     assert_eq!(read(&stored.into()), read(&batch));
 }
+
+#[test]
+fn headers_without_a_value_and_with_names_of_any_bytes_come_back_as_they_were() {
+    let headers: [(&[u8], Option<&[u8]>); 3] = [(b"a", None), (b"\xff\xfe", Some(b"")), (b"", Some(b"x"))];
+    let mut builder = BatchBuilder::new(Codec::None);
+    builder.push_raw(7, None, None, headers.into_iter());
+    let batch = builder.finish();
+    check(&batch, &LIMITS, true).unwrap();
+    let record = records(&batch, &LIMITS).unwrap().next().unwrap().unwrap();
+    let found: Vec<_> = record.headers.iter().map(|header| (&header.key[..], header.value.as_deref())).collect();
+    assert_eq!(found, headers);
+}
