@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
+use crate::dead_letter::Letters;
 use crate::log::data_dir::DataDir;
 use crate::metrics::Metrics;
 use crate::partition::{InFlight, Pools};
@@ -54,6 +55,7 @@ pub struct Engine {
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     topics: Arc<Topics>,
+    letters: Arc<Letters>,
     in_flight: InFlight,
     state: watch::Sender<EngineState>,
     shared: Arc<Inside>,
@@ -91,6 +93,11 @@ impl Engine {
     /// All consumer groups.
     pub fn coordinator(&self) -> &Arc<crate::coordinator::Coordinator> {
         todo!()
+    }
+
+    /// The dead letters of all groups.
+    pub fn letters(&self) -> &Arc<Letters> {
+        &self.letters
     }
 
     /// All metrics.

@@ -60,7 +60,7 @@ async fn who_sends_neither_protocol_in_time_is_cut() {
     let services = Services::new(ServiceParts {
         topics: Arc::clone(engine.topics()),
         coordinator: Arc::new(crate::coordinator::Coordinator {}),
-        letters: Arc::new(crate::dead_letter::Letters {}),
+        letters: Arc::clone(engine.letters()),
         metrics: Arc::clone(engine.metrics()),
         clock: Arc::clone(engine.clock()),
         topic_defaults: default_config(&engine.config().topic_defaults),

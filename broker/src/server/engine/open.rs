@@ -15,6 +15,7 @@ use super::checkpoints::Checkpoints;
 use super::disk::DiskWatch;
 use super::{Engine, EngineState, Inside, Threads};
 use crate::config::BrokerConfig;
+use crate::dead_letter::{Letters, LettersParts};
 use crate::limits;
 use crate::log::data_dir::{DataDir, DataDirOptions};
 use crate::log::storage::{Disk, Storage};
@@ -211,6 +212,15 @@ impl Opening {
             self.remove_leftovers(&state, &topics);
         }
         let journals = self.open_journals(&ends, &state, &metrics);
+        let letters = Letters::new(LettersParts {
+            logs: Arc::clone(&topics) as _,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&metrics),
+            runtime: runtime.clone(),
+            lane_of: crate::coordinator::lane_key,
+            #[cfg(any(test, feature = "testing"))]
+            sabotage: crate::dead_letter::Sabotage::default(),
+        });
         let inside = Arc::new(Inside {
             journals,
             disk: Mutex::new(Some(self.disk_watch(&topics, &metrics))),
@@ -227,6 +237,7 @@ impl Opening {
             clock: self.clock,
             metrics,
             topics,
+            letters,
             in_flight: InFlight::new(limits::IN_FLIGHT_BYTES),
             state: watch::Sender::new(EngineState::Recovering),
             shared: inside,
