@@ -415,6 +415,7 @@ impl MemoryGroup {
                 holds: true,
                 size_bytes: 100,
                 source_lost: false,
+                cleared: false,
             };
             state.apply(GroupChange::Intended(number, Box::new(intent)));
             moves.push((SOURCE, number));
@@ -486,6 +487,7 @@ pub(super) fn entry_of(lane: LaneKey, copy: Offset) -> Entry {
         source_lost: false,
         holds: true,
         size_bytes: 100,
+        intent: 1,
     }
 }
 
