@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Now;
-use super::effect::Effects;
+use super::effect::{Effects, Notice};
 use super::lanes::Handle;
 use super::machine::Machine;
+use super::record::GroupRecord;
 use crate::model::Source;
 
 /// What is waited for.
@@ -22,8 +23,6 @@ pub(super) enum Timer {
     Entries,
     /// A member was silent for long, or its reservation ends.
     Session(Handle),
-    /// Members have had their time to come back after the start of the broker.
-    Settled,
     /// Units must have been handed over.
     Drains,
     /// The breaker allows more.
@@ -84,7 +83,38 @@ impl Deadlines {
 impl Machine {
     /// Everything whose time has come.
     pub(super) fn expire(&mut self, now: Now, fx: &mut Effects) {
-        let _ = (now, fx);
-        todo!()
+        while let Some(timer) = self.deadlines.due(now.monotonic_ms) {
+            match timer {
+                Timer::Leases(source) => self.leases_due(source, now, fx),
+                Timer::Retries(source) => self.retries_due(source, now),
+                Timer::Entries => self.expire_entries(now, fx),
+                Timer::Session(handle) => self.session_due(handle, now, fx),
+                Timer::Drains => self.drains_due(now, fx),
+                Timer::Breaker => self.arm_breaker(now),
+                // The row of those that wait is served at the end of each event.
+                Timer::Rate => {}
+                Timer::Pauses => self.pauses_due(now, fx),
+                Timer::Idle => self.idle_due(now, fx),
+            }
+        }
+    }
+
+    /// Pauses that end by themselves.
+    fn pauses_due(&mut self, now: Now, fx: &mut Effects) {
+        let ended: Vec<_> = self
+            .state
+            .pauses
+            .iter()
+            .filter(|pause| pause.until_ms.is_some_and(|until_ms| until_ms <= now.wall_ms))
+            .map(|pause| (pause.topic, pause.partition, pause.reason))
+            .collect();
+        for (topic, partition, reason) in ended {
+            self.commit(GroupRecord::Resumed { topic, partition, reason }, fx);
+            fx.notices.push(Notice::Pause { reason, on: false });
+        }
+        self.pauses_changed(now);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,28 @@
-//! Who is delivered what next: credit, fairness, bounds (rules FC-2, KO-9, RT-9, PI-3, PI-4, CB-2, CB-3, FC-4, FC-5).
+//! Who is delivered what next: credit, fairness, bounds (rules FC-2, KO-9, RT-9, PI-3, PI-4, DL-8).
+//!
+//! Owns: the row of members that can be sent something, the frames they are sent, what is leased in all. Must not know:
+//! what becomes of a delivery.
+//!
+//! A member stands in the row if it has credit and a unit in which something may be ready; a unit is known to its member
+//! exactly if something may be ready in it. So nothing is searched for, and nothing is forgotten: who cannot be served now
+//! is put back into the row by what hinders it, credit that comes back, a pause that ends, a breaker that closes.
+//!
+//! Invariants: no member has more than its credit, but for one record that is larger than all of it; a delivery that is
+//! not the first of its record goes out once its count is durable (rule RT-6).
 
 use super::Now;
-use super::effect::Effects;
-use super::event::Fetched;
+use super::deadlines::Timer;
+use super::effect::{After, Delivered, Delivery, DeliveryMore, Effects, Frame, Notice};
+use super::lanes::QueueKind;
+use super::leases::Lease;
 use super::machine::Machine;
-use crate::model::{Offset, Source};
+use super::members::Member;
+use super::record::{GroupRecord, OwnedRun, Tried};
+use crate::limits;
+use crate::model::{AssignmentEpoch, MemberId, Source};
+
+/// Records that a unit is served before it is another's turn.
+const QUANTUM: u64 = 256;
 
 /// What is leased in all.
 #[derive(Debug, Default)]
@@ -15,9 +33,44 @@ pub(super) struct Totals {
     pub(super) bytes: u64,
 }
 
-/// Deliveries a second (rule RT-9).
+/// Deliveries a second (rule RT-9): a bucket that holds what a tenth of a second allows, at least one record.
 #[derive(Debug, Default)]
-pub(super) struct Rate {}
+pub(super) struct Rate {
+    /// Deliveries a second; 0: no limit.
+    per_second: u64,
+    /// Thousandths of records that may go out now.
+    tokens: u64,
+    /// Until when tokens were filled in.
+    filled_ms: u64,
+}
+
+impl Rate {
+    /// Fills the bucket and tells how many records may go out; `None`: any number.
+    fn room(&mut self, per_second: u64, now_ms: u64) -> Option<u64> {
+        let most = (per_second * 100).max(1_000);
+        if self.per_second != per_second {
+            (self.per_second, self.tokens, self.filled_ms) = (per_second, most, now_ms);
+        }
+        if per_second == 0 {
+            return None;
+        }
+        let passed = now_ms.saturating_sub(self.filled_ms);
+        self.tokens = self.tokens.saturating_add(passed.saturating_mul(per_second)).min(most);
+        self.filled_ms = now_ms;
+        Some(self.tokens / 1_000)
+    }
+
+    /// When the next record may go out.
+    fn next_ms(&self) -> u64 {
+        let lacking = 1_000_u64.saturating_sub(self.tokens);
+        self.filled_ms + lacking.div_ceil(self.per_second.max(1)).max(1)
+    }
+
+    /// Records went out.
+    pub(super) fn take(&mut self, records: u64) {
+        self.tokens = self.tokens.saturating_sub(records.saturating_mul(1_000));
+    }
+}
 
 /// What a member may be sent now.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +81,28 @@ pub(super) struct Room {
     pub(super) bytes: u64,
     /// The member has nothing: one record of any size may be sent (rule FC-2).
     pub(super) alone: bool,
+}
+
+impl Room {
+    /// Whether a record of this size fits.
+    pub(super) fn fits(&self, size: u64) -> bool {
+        self.records > 0 && (size <= self.bytes || self.alone)
+    }
+
+    /// A record of this size was taken.
+    pub(super) fn take(&mut self, records: u64, bytes: u64) {
+        self.records = self.records.saturating_sub(records);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.alone = false;
+    }
+
+    fn within(self, other: Self) -> Self {
+        Self {
+            records: self.records.min(other.records),
+            bytes: self.bytes.min(other.bytes),
+            alone: self.alone && other.alone,
+        }
+    }
 }
 
 /// What was sent.
@@ -41,66 +116,404 @@ pub(super) struct Used {
     pub(super) more: bool,
 }
 
+/// What came of serving somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    /// There is nothing that it could be sent.
+    Nothing,
+    /// It has no room; credit that comes back wakes it.
+    Full,
+    /// The group has no room: all wait, this one first.
+    GroupFull,
+    /// It was sent something.
+    Some,
+}
+
+/// What a unit is sent in one turn.
+#[derive(Debug, Default)]
+struct Turn {
+    first: Vec<Delivery>,
+    first_bytes: u64,
+    suspects: Vec<Delivery>,
+    again: Vec<Delivery>,
+    alone: Vec<Delivery>,
+    tries: Vec<Tried>,
+    records: u64,
+    bytes: u64,
+    last_append_ms: i64,
+}
+
 impl Machine {
-    /// See [`super::event::Event::Fetched`].
-    pub(super) fn fetched(&mut self, fetched: Fetched, now: Now, fx: &mut Effects) {
-        let _ = (fetched, now, fx);
-        todo!()
+    /// Serves whoever was woken, in turn; answers whether anything was sent.
+    pub(super) fn deliver(&mut self, now: Now, fx: &mut Effects) -> bool {
+        if self.closing {
+            return false;
+        }
+        let mut sent = self.probe(now, fx);
+        while let Some(member) = self.members.hungry.pop_front() {
+            let served = match self.group_room(now) {
+                Some(room) => self.serve(member, room, now, fx),
+                None => Served::GroupFull,
+            };
+            if served == Served::GroupFull {
+                self.members.hungry.push_front(member);
+                break;
+            }
+            let Some(one) = self.members.get_mut(member) else { continue };
+            one.queued = false;
+            match served {
+                Served::Some => {
+                    sent = true;
+                    if !one.units.is_empty() {
+                        self.members.wake(member);
+                    }
+                }
+                Served::Nothing if one.attached && one.leased_records == 0 => {
+                    self.deadlines.arm(Timer::Idle, now.monotonic_ms + super::idle::IDLE_MS);
+                }
+                _ => {}
+            }
+        }
+        sent
     }
 
-    /// See [`super::event::Event::HighWatermark`].
-    pub(super) fn high_watermark(&mut self, source: Source, offset: Offset, now: Now, fx: &mut Effects) {
-        let _ = (source, offset, now, fx);
-        todo!()
+    /// What the bounds of the group leave (rules RT-9, CB-3); `None`: nothing.
+    fn group_room(&mut self, now: Now) -> Option<Room> {
+        let config = &self.state.config;
+        let mut room = Room { records: u64::MAX, bytes: u64::MAX, alone: true };
+        if config.max_in_flight > 0 {
+            room.records = config.max_in_flight.saturating_sub(self.totals.records);
+        }
+        if config.max_bytes_in_flight > 0 {
+            room.bytes = config.max_bytes_in_flight.saturating_sub(self.totals.bytes);
+            room.alone = self.totals.records == 0;
+        }
+        if let Some(rate) = self.rate.room(config.rate_limit, now.monotonic_ms) {
+            room.records = room.records.min(rate);
+            if rate == 0 {
+                self.deadlines.arm(Timer::Rate, self.rate.next_ms());
+            }
+        }
+        if let Some(ramp) = self.ramp_room(now) {
+            room.records = room.records.min(ramp);
+        }
+        (room.records > 0 && (room.bytes > 0 || room.alone)).then_some(room)
     }
 
-    /// Serves whoever was woken, in turn.
-    pub(super) fn deliver(&mut self, now: Now, fx: &mut Effects) {
-        let _ = (now, fx);
-        todo!()
+    /// What a member may be sent, as far as its own credit goes.
+    fn member_room(&self, member: MemberId) -> Option<Room> {
+        let one = self.members.get(member).filter(|one| one.attached)?;
+        let records = u64::try_from(one.records_left).unwrap_or(0);
+        let bytes = u64::try_from(one.bytes_left).unwrap_or(0);
+        Some(Room { records, bytes, alone: one.leased_records == 0 && bytes > 0 })
     }
 
-    /// What this event touched: owners are woken, deadlines armed, bounds looked at.
-    pub(super) fn look_at_touched(&mut self, now: Now, fx: &mut Effects) {
-        let _ = (now, fx);
-        todo!()
+    /// Serves a member a turn of one of its units.
+    fn serve(&mut self, member: MemberId, group: Room, now: Now, fx: &mut Effects) -> Served {
+        let Some(own) = self.member_room(member) else {
+            self.forget_units(member);
+            return Served::Nothing;
+        };
+        let turns = self.members.get(member).map_or(0, |one| one.units.len());
+        for _ in 0..turns {
+            if own.records == 0 || (own.bytes == 0 && !own.alone) {
+                return Served::Full;
+            }
+            let Some(unit) = self.members.get_mut(member).and_then(|one| one.units.pop_front()) else { break };
+            let (used, full) = self.serve_unit(unit.0, unit.1, own, group, now, fx);
+            let Some(one) = self.members.get_mut(member) else { break };
+            match (full, used.more) {
+                (Served::Full | Served::GroupFull, _) => one.units.push_front(unit),
+                (_, true) => one.units.push_back(unit),
+                (_, false) => {
+                    if let Some(work) = self.works.get_mut(&unit.0) {
+                        work.owners[unit.1 as usize].listed = false;
+                    }
+                }
+            }
+            if used.records > 0 {
+                return Served::Some;
+            }
+            if full != Served::Nothing {
+                return full;
+            }
+        }
+        Served::Nothing
     }
 
-    /// Asks for what is to be read next.
-    pub(super) fn read_on(&mut self, fx: &mut Effects) {
-        let _ = fx;
-        todo!()
+    /// A member without a stream knows of nothing; its units are listed again when it is back.
+    fn forget_units(&mut self, member: MemberId) {
+        let Some(one) = self.members.get_mut(member) else { return };
+        for (source, owner) in std::mem::take(&mut one.units) {
+            if let Some(work) = self.works.get_mut(&source) {
+                work.owners[owner as usize].listed = false;
+            }
+        }
     }
 
-    /// Pauses began or ended in the durable state.
-    pub(super) fn pauses_changed(&mut self, now: Now) {
-        let _ = now;
-        todo!()
+    /// Serves a unit: its entries and its records share the turn.
+    fn serve_unit(
+        &mut self,
+        source: Source,
+        owner: u32,
+        own: Room,
+        group: Room,
+        now: Now,
+        fx: &mut Effects,
+    ) -> (Used, Served) {
+        let Some(work) = self.works.get(&source) else { return (Used::default(), Served::Nothing) };
+        let one = &work.owners[owner as usize];
+        let run = OwnedRun { slots: one.slots, member: one.member, epoch: one.epoch };
+        if work.paused || self.hand_over.pending.contains_key(&source) {
+            return (Used::default(), Served::Nothing);
+        }
+        let open = self.breaker.is_open(now.monotonic_ms);
+        let (mut own, mut group) = (own, group);
+        let mut used = Used::default();
+        if !open {
+            let entries = self.serve_entries(source, &run, own.within(group), now, fx);
+            used = entries;
+            own.take_if(entries);
+            group.take_if(entries);
+        }
+        if self.is_offset() {
+            if !open && own.records > 0 {
+                let sent = self.offer_ranges(source, &run, own.within(group), now, fx);
+                self.use_up(run.member, sent);
+                used.records += sent.records;
+                used.more |= sent.more;
+            }
+            let full = if used.more && used.records == 0 { Served::Full } else { Served::Nothing };
+            return (used, full);
+        }
+        let (sent, full) = self.serve_records(source, owner, own, group, open, now, fx);
+        used.records += sent.records;
+        used.more |= sent.more;
+        (used, full)
+    }
+
+    /// In mode OFFSET a credit is used up, and nothing is leased (rule FC-2).
+    fn use_up(&mut self, member: MemberId, used: Used) {
+        self.rate.take(used.records);
+        if let Some(one) = self.members.get_mut(member) {
+            one.records_left -= used.records as i64;
+            one.bytes_left -= used.bytes as i64;
+        }
+    }
+
+    /// Entries of a unit, redriven or spilled.
+    fn serve_entries(&mut self, source: Source, run: &OwnedRun, room: Room, now: Now, fx: &mut Effects) -> Used {
+        if room.records == 0 || !self.has_redriven(source, run) {
+            return Used::default();
+        }
+        let room = Room { records: room.records.min(QUANTUM), ..room };
+        let Some(batch) = self.next_redriven(source, run, room, now, fx) else { return Used::default() };
+        let used = Used { records: batch.records.len() as u64, bytes: batch.bytes, more: true };
+        if used.records == 0 {
+            return Used { more: false, ..used };
+        }
+        self.charge(run.member, used.records, used.bytes);
+        let frame = Frame::Deliver(Delivered { source, epoch: run.epoch, records: batch.records });
+        self.send(run.member, frame, batch.after, fx);
+        used
+    }
+
+    /// Records of a unit that are ready.
+    #[expect(clippy::too_many_arguments, reason = "the bounds of the member and of the group are told apart")]
+    fn serve_records(
+        &mut self,
+        source: Source,
+        owner: u32,
+        mut own: Room,
+        mut group: Room,
+        open: bool,
+        now: Now,
+        fx: &mut Effects,
+    ) -> (Used, Served) {
+        let kinds: &[QueueKind] =
+            if open { &[QueueKind::Exempt] } else { &[QueueKind::Exempt, QueueKind::Suspect, QueueKind::Ready] };
+        let mut turn = Turn::default();
+        let (mut full, mut more) = (Served::Nothing, false);
+        let member = self.works[&source].owners[owner as usize].member;
+        let mut suspects_left = self.members.get(member).map_or(0, |one| if one.suspects == 0 { u32::MAX } else { 0 });
+        'kinds: for &kind in kinds {
+            while let Some(index) = self.works[&source].next_ready(owner, kind) {
+                let record = self.works[&source].record(index);
+                if record.suspects != 0 && suspects_left == 0 {
+                    // It comes when those before it are done (rule PI-3).
+                    break;
+                }
+                let size = u64::from(record.size_bytes);
+                if !own.fits(size) {
+                    full = Served::Full;
+                    break 'kinds;
+                }
+                if !group.fits(size) {
+                    full = Served::GroupFull;
+                    break 'kinds;
+                }
+                if turn.records >= QUANTUM
+                    || turn.first_bytes + size > limits::DELIVERY_FRAME_BYTES as u64 && turn.records > 0
+                {
+                    more = true;
+                    break 'kinds;
+                }
+                if record.suspects != 0 {
+                    suspects_left = suspects_left.min(record.suspects) - 1;
+                }
+                own.take(1, size);
+                group.take(1, size);
+                self.take_into(&mut turn, source, owner, index, now);
+            }
+        }
+        let used = Used { records: turn.records, bytes: turn.bytes, more };
+        self.send_turn(turn, source, owner, now, fx);
+        (used, full)
+    }
+
+    /// Leases a record into a turn.
+    fn take_into(&mut self, turn: &mut Turn, source: Source, owner: u32, index: u32, now: Now) {
+        let Self { works, members, state, .. } = self;
+        let Some(work) = works.get_mut(&source) else { return };
+        let one = &work.owners[owner as usize];
+        let (member, handle, epoch) = (one.member, one.handle, one.epoch);
+        let record = *work.record(index);
+        let (offset, size, append_ms) = (record.offset, u64::from(record.size_bytes), record.append_ms);
+        let (suspect, waited) = (record.suspects != 0, record.attempts > 0);
+        let until_ms = now.monotonic_ms + state.config.lease_ms;
+        let (lane, slot) = work.place(index);
+        let hole = !work.holes.is_empty() && work.holes.remove(&lane);
+        if suspect && let Some(one) = members.get_mut(member) {
+            one.suspects += 1;
+        }
+        let attempt = record.attempts + 1;
+        let partition_epoch = record.epoch;
+        work.lease(index, Lease { holder: handle, epoch, since_ms: now.monotonic_ms, until_ms });
+        turn.records += 1;
+        turn.bytes += size;
+        turn.last_append_ms = append_ms;
+        if !waited && !hole && !suspect {
+            turn.first.push(Delivery { offset, attempt, more: None });
+            turn.first_bytes += size;
+            return;
+        }
+        let known = state.partitions.get(&source).and_then(|partition| partition.tried.get(&offset));
+        let first_ms = known.map_or(now.wall_ms, |known| known.first_ms);
+        let class = known.map(|known| known.class.clone()).unwrap_or_default();
+        let more =
+            DeliveryMore { first_delivery_ms: first_ms, last_class: class.clone(), gap_before: hole, entry: None };
+        let delivery = Delivery { offset, attempt, more: Some(Box::new(more)) };
+        if !waited {
+            if suspect {
+                turn.suspects.push(delivery)
+            } else {
+                turn.first.push(delivery)
+            }
+            return;
+        }
+        turn.tries.push(Tried {
+            offset,
+            epoch: partition_epoch,
+            attempts: attempt,
+            due_ms: 0,
+            first_ms,
+            lane,
+            slot,
+            class,
+        });
+        if state.config.retry_of(source.topic).is_last(attempt) {
+            turn.alone.push(delivery);
+        } else if suspect {
+            turn.suspects.push(delivery);
+        } else {
+            turn.again.push(delivery);
+        }
+    }
+
+    /// Sends what was leased in a turn: first deliveries at once, later ones once their counts are durable (rule RT-6);
+    /// a last one in a frame of its own (rule PI-4).
+    fn send_turn(&mut self, turn: Turn, source: Source, owner: u32, now: Now, fx: &mut Effects) {
+        if turn.records == 0 {
+            return;
+        }
+        let Some(work) = self.work(source) else { return };
+        let one = &work.owners[owner as usize];
+        let (member, epoch) = (one.member, one.epoch);
+        self.charge(member, turn.records, turn.bytes);
+        if !turn.first.is_empty() {
+            let after_ms = u64::try_from(now.wall_ms - turn.last_append_ms).unwrap_or(0);
+            fx.notices.push(Notice::FirstDelivered { records: turn.first.len() as u64, after_ms });
+        }
+        if !turn.tries.is_empty() {
+            self.commit(GroupRecord::Tried { source, tries: turn.tries }, fx);
+        }
+        self.send_records(member, source, epoch, turn.first, After::Now, fx);
+        self.send_records(member, source, epoch, turn.again, After::Group, fx);
+        self.send_records(member, source, epoch, turn.suspects, After::Group, fx);
+        for delivery in turn.alone {
+            self.send_records(member, source, epoch, vec![delivery], After::Group, fx);
+        }
+    }
+
+    /// Sends records in one frame.
+    pub(super) fn send_records(
+        &self,
+        member: MemberId,
+        source: Source,
+        epoch: AssignmentEpoch,
+        records: Vec<Delivery>,
+        after: After,
+        fx: &mut Effects,
+    ) {
+        if !records.is_empty() {
+            self.send(member, Frame::Deliver(Delivered { source, epoch, records }), after, fx);
+        }
+    }
+
+    /// Something may be ready for anybody.
+    pub(super) fn wake_all(&mut self) {
+        for work in self.works.values_mut() {
+            if !work.touched {
+                work.touched = true;
+                self.touched.push(work.source);
+            }
+            (0..work.owners.len() as u32).for_each(|owner| work.wake(owner));
+        }
     }
 
     /// Settings changed in the durable state.
     pub(super) fn config_changed(&mut self, now: Now) {
-        let _ = now;
-        todo!()
-    }
-
-    /// Everything held of a partition at or above `offset` is forgotten, leased or not; reading goes on there, at most
-    /// from `offset` (rule AK-12).
-    pub(super) fn drop_from(&mut self, source: Source, offset: Offset) {
-        let _ = (source, offset);
-        todo!()
-    }
-
-    /// Everything held of a partition is forgotten; reading begins anew at `floor` (rule OF-3).
-    pub(super) fn restart_source(&mut self, source: Source, floor: Offset) {
-        let _ = (source, floor);
-        todo!()
-    }
-
-    /// What is held of a range and not leased is forgotten: it was settled as expired (rule RE-4). Reading goes on
-    /// behind it if it stands within.
-    pub(super) fn drop_range(&mut self, source: Source, range: crate::model::OffsetRange, now: Now) {
-        let _ = (source, range, now);
-        todo!()
+        let config = &self.state.config;
+        self.breaker.set_policy(config.breaker.clone());
+        let per_key = config.max_in_flight_per_key;
+        for work in self.works.values_mut() {
+            work.set_per_key(per_key, now.monotonic_ms);
+        }
+        let session_ms = config.session_timeout_ms;
+        for one in self.members.all.values() {
+            if !one.lapsed {
+                self.deadlines.arm(Timer::Session(one.handle), one.last_seen_ms + session_ms);
+            }
+        }
+        self.arm_breaker(now);
+        self.wake_all();
     }
 }
+
+impl Room {
+    fn take_if(&mut self, used: Used) {
+        if used.records > 0 {
+            self.take(used.records, used.bytes);
+        }
+    }
+}
+
+impl Member {
+    /// Whether it could be sent something.
+    pub(super) fn has_room(&self) -> bool {
+        self.attached && self.records_left > 0 && self.bytes_left > 0
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::event::RecordMeta;
 use super::reading::Reading;
 use super::slab::{NONE, Slab};
-use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, PartitionEpoch, SlotRange, Source};
+use crate::model::{
+    AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source,
+};
 
 /// A member's number while it is there; never given twice by a machine.
 pub(super) type Handle = u32;
@@ -46,7 +48,7 @@ impl Hasher for KeyHasher {
     }
 }
 
-type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
+pub(super) type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
 
 /// One record that is held.
 #[derive(Debug, Clone, Copy)]
@@ -80,35 +82,35 @@ pub(super) struct Held {
     /// It failed before the window of the open breaker: that does not hold it (rule CB-2).
     pub(super) exempt: bool,
     /// Its lease is not in the list but in `odd_leases`.
-    odd: bool,
-    lane: u32,
-    next: u32,
-    lease_prev: u32,
+    pub(super) odd: bool,
+    pub(super) lane: u32,
+    pub(super) next: u32,
+    pub(super) lease_prev: u32,
     pub(super) lease_next: u32,
 }
 
 /// One lane.
 #[derive(Debug, Clone, Copy)]
-struct Lane {
-    key: LaneKey,
-    slot: KeySlot,
-    head: u32,
-    tail: u32,
+pub(super) struct Lane {
+    pub(super) key: LaneKey,
+    pub(super) slot: KeySlot,
+    pub(super) head: u32,
+    pub(super) tail: u32,
     /// First record that is not leased.
-    cursor: u32,
-    len: u32,
-    leased: u32,
+    pub(super) cursor: u32,
+    pub(super) len: u32,
+    pub(super) leased: u32,
     /// Member that has its leased records.
-    holder: Handle,
-    owner: u32,
+    pub(super) holder: Handle,
+    pub(super) owner: u32,
     /// Queue that it is in.
-    queue: Option<QueueKind>,
-    prev: u32,
-    next: u32,
+    pub(super) queue: Option<QueueKind>,
+    pub(super) prev: u32,
+    pub(super) next: u32,
     /// When its next record may be delivered; 0: it does not wait for that.
-    due_ms: u64,
+    pub(super) due_ms: u64,
     /// Held until someone decides.
-    stuck: bool,
+    pub(super) stuck: bool,
 }
 
 /// Queues of an owner.
@@ -130,6 +132,15 @@ pub(super) struct Queue {
 }
 
 const EMPTY: Queue = Queue { head: NONE, tail: NONE };
+
+/// Offsets that a member has in work and that were not read yet.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    /// The offsets.
+    pub(super) range: OffsetRange,
+    /// The member.
+    pub(super) handle: Handle,
+}
 
 /// A run of slots with its owner.
 #[derive(Debug, Clone)]
@@ -209,21 +220,21 @@ pub(super) struct Work {
     pub(super) woken: Vec<u32>,
     /// The machine looks at it at the end of the event.
     pub(super) touched: bool,
-    /// When the first lease is looked at.
-    pub(super) lease_alarm: Option<u64>,
-    /// When the first waiting lane is looked at.
-    pub(super) retry_alarm: Option<u64>,
-    records: Slab<Held>,
-    by_offset: HashMap<Offset, u32, BuildKeyHasher>,
-    lanes: Slab<Lane>,
-    by_key: HashMap<LaneKey, u32, BuildKeyHasher>,
+    /// A bound was at 80 % or more when it was looked at last (rule AK-7).
+    pub(super) near: bool,
+    /// What members that came back after a start of the broker have in work and was not read yet (rule GM-8).
+    pub(super) claims: Vec<Claim>,
+    pub(super) records: Slab<Held>,
+    pub(super) by_offset: HashMap<Offset, u32, BuildKeyHasher>,
+    pub(super) lanes: Slab<Lane>,
+    pub(super) by_key: HashMap<LaneKey, u32, BuildKeyHasher>,
     per_key: u32,
     pub(super) leases: Queue,
     pub(super) odd_leases: BTreeSet<(u64, u32)>,
-    leased: u32,
-    waiting: BTreeSet<(u64, u32)>,
+    pub(super) leased: u32,
+    pub(super) waiting: BTreeSet<(u64, u32)>,
     blocked_lanes: u32,
-    blocked_records: u32,
+    pub(super) blocked_records: u32,
     ready_lanes: u32,
 }
 
@@ -238,8 +249,8 @@ impl Work {
             owners: Vec::new(),
             woken: Vec::new(),
             touched: false,
-            lease_alarm: None,
-            retry_alarm: None,
+            near: false,
+            claims: Vec::new(),
             records: Slab::new(),
             by_offset: HashMap::default(),
             lanes: Slab::new(),
@@ -442,7 +453,7 @@ impl Work {
     }
 
     /// All lanes in order of their first records: equal histories have equal queues.
-    fn in_order(&self) -> Vec<u32> {
+    pub(super) fn in_order(&self) -> Vec<u32> {
         let mut lanes: Vec<u32> = self.by_key.values().copied().collect();
         lanes.sort_unstable_by_key(|&lane| self.records[self.lanes[lane].head].offset);
         lanes
@@ -526,7 +537,7 @@ impl Work {
         self.wake(owner);
     }
 
-    fn unqueue(&mut self, lane: u32) {
+    pub(super) fn unqueue(&mut self, lane: u32) {
         let one = self.lanes[lane];
         let Some(kind) = one.queue else { return };
         if one.prev != NONE {
@@ -659,7 +670,7 @@ impl Work {
     }
 
     /// Forgets a lane whose records are gone.
-    fn drop_lane(&mut self, lane: u32) {
+    pub(super) fn drop_lane(&mut self, lane: u32) {
         self.unqueue(lane);
         let one = self.lanes[lane];
         if one.due_ms != 0 {
@@ -681,101 +692,10 @@ impl Work {
         }
     }
 
-    fn set_stuck(&mut self, lane: u32, stuck: bool) {
+    pub(super) fn set_stuck(&mut self, lane: u32, stuck: bool) {
         let one = &mut self.lanes[lane];
         let was = one.due_ms != 0 || one.stuck;
         one.stuck = stuck;
         self.count_blocked(lane, was);
-    }
-}
-
-impl Work {
-    /// Index of the lane of a record.
-    pub(super) fn lane_of(&self, index: u32) -> u32 {
-        self.records[index].lane
-    }
-
-    /// The record behind this one in its lane, or [`NONE`].
-    pub(super) fn next_of(&self, index: u32) -> u32 {
-        self.records[index].next
-    }
-
-    /// The first unleased record of a lane becomes leased.
-    pub(super) fn lease_in_lane(&mut self, lane: u32, index: u32, holder: Handle) {
-        let next = self.records[index].next;
-        let one = &mut self.lanes[lane];
-        assert_eq!(one.cursor, index, "a lane is leased in order (rule KO-1)");
-        assert!(one.leased == 0 || one.holder == holder, "a lane is leased to one member (rule KO-1)");
-        one.cursor = next;
-        one.leased += 1;
-        one.holder = holder;
-    }
-
-    /// The last `count` leased records of a lane, from this one on, are leased no more.
-    pub(super) fn unlease_in_lane(&mut self, index: u32, count: u32) {
-        if count > 0 {
-            let one = &mut self.lanes[self.records[index].lane];
-            one.cursor = index;
-            one.leased -= count;
-        }
-    }
-
-    /// Puts the lane of a record where its state says, after leases of it ended.
-    pub(super) fn settle_lane(&mut self, index: u32, now_ms: u64) {
-        self.refresh(self.records[index].lane, now_ms);
-    }
-
-    /// Lanes whose time has come go on.
-    pub(super) fn retry_due(&mut self, now_ms: u64) {
-        while let Some(&(due_ms, lane)) = self.waiting.first()
-            && due_ms <= now_ms
-        {
-            self.refresh(lane, now_ms);
-        }
-    }
-
-    /// When the first waiting lane may go on.
-    pub(super) fn first_retry(&self) -> Option<u64> {
-        self.waiting.first().map(|(due_ms, _)| *due_ms)
-    }
-
-    /// A lease begins: it is put in the order of ends.
-    pub(super) fn begin_lease(&mut self, index: u32, until_ms: u64) {
-        let tail = self.leases.tail;
-        let odd = tail != NONE && self.records[tail].until_ms > until_ms;
-        let record = &mut self.records[index];
-        (record.until_ms, record.odd, record.lease_prev, record.lease_next) = (until_ms, odd, NONE, NONE);
-        self.leased += 1;
-        if odd {
-            self.odd_leases.insert((until_ms, index));
-            return;
-        }
-        self.records[index].lease_prev = tail;
-        if tail == NONE {
-            self.leases.head = index;
-        } else {
-            self.records[tail].lease_next = index;
-        }
-        self.leases.tail = index;
-    }
-
-    /// A lease ends: its record has no holder, and may be delivered again at once.
-    pub(super) fn end_lease(&mut self, index: u32) {
-        let record = self.records[index];
-        self.leased -= 1;
-        if record.odd {
-            self.odd_leases.remove(&(record.until_ms, index));
-        } else {
-            match record.lease_prev {
-                NONE => self.leases.head = record.lease_next,
-                before => self.records[before].lease_next = record.lease_next,
-            }
-            match record.lease_next {
-                NONE => self.leases.tail = record.lease_prev,
-                after => self.records[after].lease_prev = record.lease_prev,
-            }
-        }
-        let record = &mut self.records[index];
-        (record.holder, record.until_ms, record.odd) = (NONE, 0, false);
     }
 }

@@ -41,6 +41,8 @@ pub struct Machine {
     pub(super) works: BTreeMap<Source, Work>,
     /// Partitions that this event touched.
     pub(super) touched: Vec<Source>,
+    /// Those of them that were looked at, and are to be read on.
+    pub(super) looked_at: Vec<Source>,
     pub(super) deadlines: Deadlines,
     pub(super) breaker: Breaker,
     /// What is leased in all.
@@ -70,6 +72,7 @@ impl Machine {
             members: Members::default(),
             works: BTreeMap::new(),
             touched: Vec::new(),
+            looked_at: Vec::new(),
             deadlines: Deadlines::default(),
             breaker: Breaker::new(state.config.breaker.clone()),
             totals: Totals::default(),
@@ -183,9 +186,12 @@ impl Machine {
 
     /// The end of each event: whoever was woken is served, what is missing is read, the next deadline is named.
     fn finish(&mut self, now: Now, fx: &mut Effects) {
-        self.look_at_touched(now, fx);
-        self.deliver(now, fx);
-        self.look_at_touched(now, fx);
+        loop {
+            self.look_at_touched(now, fx);
+            if !self.deliver(now, fx) && self.touched.is_empty() {
+                break;
+            }
+        }
         self.read_on(fx);
         fx.deadline_ms = self.deadlines.first();
     }

@@ -9,11 +9,18 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Now;
-use super::effect::Effects;
-use super::event::{Credit, Join};
-use super::lanes::Handle;
+use super::deadlines::Timer;
+use super::effect::{After, Effects, Frame, Notice, Refusal};
+use super::event::Credit;
+use super::lanes::{Handle, Work};
 use super::machine::Machine;
+use super::record::GroupRecord;
 use crate::model::{MemberEpoch, MemberId, Source};
+
+/// Records of credit that count; more is held at this.
+pub(super) const CREDIT_RECORDS: i64 = 1 << 31;
+/// Bytes of credit that count.
+pub(super) const CREDIT_BYTES: i64 = 1 << 40;
 
 /// One member, live.
 #[derive(Debug)]
@@ -26,6 +33,8 @@ pub(super) struct Member {
     pub(super) attached: bool,
     /// It was there before the start of the broker and has not come back yet.
     pub(super) awaited: bool,
+    /// A static member whose leases have ended: it can come back, but not resume (rule GM-9).
+    pub(super) lapsed: bool,
     /// Monotonic time at which something was last heard of it, or its stream ended.
     pub(super) last_seen_ms: u64,
     /// Records that it may still be sent.
@@ -67,7 +76,52 @@ pub(super) enum Loss {
     Fenced,
 }
 
+impl Member {
+    fn new(handle: Handle, epoch: MemberEpoch, now: Now) -> Self {
+        Self {
+            handle,
+            epoch,
+            attached: false,
+            awaited: false,
+            lapsed: false,
+            last_seen_ms: now.monotonic_ms,
+            records_left: 0,
+            bytes_left: 0,
+            leased_records: 0,
+            leased_bytes: 0,
+            hints: false,
+            suspects: 0,
+            units: VecDeque::new(),
+            queued: false,
+        }
+    }
+
+    /// Adds credit, up to what counts.
+    pub(super) fn grant(&mut self, credit: Credit) {
+        let (records, bytes) = (credit.records.min(CREDIT_RECORDS as u64), credit.bytes.min(CREDIT_BYTES as u64));
+        self.records_left = (self.records_left + records as i64).min(CREDIT_RECORDS);
+        self.bytes_left = (self.bytes_left + bytes as i64).min(CREDIT_BYTES);
+    }
+}
+
 impl Members {
+    /// A member comes.
+    pub(super) fn add(&mut self, member: MemberId, epoch: MemberEpoch, now: Now) -> &mut Member {
+        let handle = self.next_handle;
+        self.next_handle += 1;
+        self.ids.insert(handle, member);
+        self.all.insert(member, Member::new(handle, epoch, now));
+        self.all.get_mut(&member).expect("it was just put in")
+    }
+
+    /// A member goes.
+    pub(super) fn remove(&mut self, member: MemberId) {
+        if let Some(one) = self.all.remove(&member) {
+            self.ids.remove(&one.handle);
+        }
+        self.hungry.retain(|other| *other != member);
+    }
+
     /// One member.
     pub(super) fn get(&self, member: MemberId) -> Option<&Member> {
         self.all.get(&member)
@@ -95,57 +149,240 @@ impl Members {
 }
 
 impl Machine {
-    /// Members that the journal knows: they may come back (rule GM-11).
+    /// Members that the journal knows: they may come back (rule GM-11). Partitions as the journal has them.
     pub(super) fn restore(&mut self, now: Now) {
-        let _ = now;
-        todo!()
+        if let Some((forced, _)) = &self.state.breaker {
+            self.breaker.force(Some(*forced), now.monotonic_ms);
+        }
+        let known: Vec<(MemberId, MemberEpoch, Option<i64>)> =
+            self.state.members.iter().map(|(id, state)| (*id, state.epoch, state.detached_ms)).collect();
+        let config = &self.state.config;
+        let (session_ms, static_ms) = (config.session_timeout_ms, config.static_timeout_ms);
+        for (id, epoch, detached_ms) in known {
+            let one = self.members.add(id, epoch, now);
+            one.awaited = true;
+            let handle = one.handle;
+            let mut at_ms = now.monotonic_ms + session_ms;
+            if let Some(detached_ms) = detached_ms {
+                // By the wall clock, but never longer than from now on (rule F6).
+                let passed = u64::try_from(now.wall_ms.saturating_sub(detached_ms)).unwrap_or(0);
+                one.last_seen_ms = now.monotonic_ms;
+                one.awaited = passed < session_ms;
+                one.lapsed = passed >= session_ms;
+                if one.lapsed {
+                    at_ms = now.monotonic_ms + static_ms.saturating_sub(passed);
+                }
+            }
+            self.deadlines.arm(Timer::Session(handle), at_ms);
+        }
+        self.hand_over.settling = self.members.all.values().any(|one| one.awaited);
+        let sources: Vec<Source> = self.state.partitions.keys().copied().collect();
+        for source in sources {
+            self.add_work(source, now);
+        }
+        self.pauses_changed(now);
     }
 
-    /// See [`super::event::Event::Join`].
-    pub(super) fn join(&mut self, join: Join, now: Now, fx: &mut Effects) {
-        let _ = (join, now, fx);
-        todo!()
+    /// Begins to hold records of a partition.
+    pub(super) fn add_work(&mut self, source: Source, now: Now) {
+        let Some(partition) = self.state.partitions.get(&source) else { return };
+        let work = Work::new(source, partition.settled.floor(), self.state.config.max_in_flight_per_key);
+        self.works.insert(source, work);
+        self.rebuild_owners(source, now);
     }
 
     /// See [`super::event::Event::StreamEnded`].
     pub(super) fn stream_ended(&mut self, member: MemberId, epoch: MemberEpoch, now: Now, fx: &mut Effects) {
-        let _ = (member, epoch, now, fx);
-        todo!()
+        let Some(one) = self.members.get_mut(member) else { return };
+        if one.epoch != epoch || !one.attached {
+            return;
+        }
+        one.attached = false;
+        one.last_seen_ms = now.monotonic_ms;
+        (one.records_left, one.bytes_left) = (0, 0);
+        let at_ms = now.monotonic_ms + self.state.config.session_timeout_ms;
+        self.deadlines.arm(Timer::Session(one.handle), at_ms);
+        self.detach(member, now, fx);
+    }
+
+    /// A static member's stream ended: its reservation begins (rule GM-9).
+    fn detach(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        let state = self.state.members.get(&member);
+        if state.is_some_and(|state| state.instance.is_some() && state.detached_ms.is_none()) {
+            self.commit(GroupRecord::Detached { member, time_ms: now.wall_ms }, fx);
+        }
+    }
+
+    /// Something was heard of a member.
+    pub(super) fn seen(&mut self, member: MemberId, now: Now) {
+        if let Some(one) = self.members.get_mut(member) {
+            one.last_seen_ms = now.monotonic_ms;
+        }
+    }
+
+    /// A member was silent for long, or its reservation ended, or it is too early for both.
+    pub(super) fn session_due(&mut self, handle: Handle, now: Now, fx: &mut Effects) {
+        let Some(member) = self.members.id(handle) else { return };
+        let Some(one) = self.members.get(member) else { return };
+        let config = &self.state.config;
+        let lost_ms = one.last_seen_ms + config.session_timeout_ms;
+        let detached_ms = self.state.members.get(&member).and_then(|state| state.detached_ms);
+        let is_static = self.state.members.get(&member).is_some_and(|state| state.instance.is_some());
+        if !one.lapsed && now.monotonic_ms < lost_ms {
+            self.deadlines.arm(Timer::Session(handle), lost_ms);
+            return;
+        }
+        if one.attached {
+            self.send(member, Frame::Ended(Refusal::SessionOver), After::Now, fx);
+        }
+        if !is_static {
+            fx.notices.push(Notice::MemberLost(member));
+            self.lose(member, Loss::Lost, now, fx);
+            return;
+        }
+        if !one.lapsed {
+            fx.notices.push(Notice::MemberLost(member));
+            self.lapse(member, now, fx);
+        }
+        let config = &self.state.config;
+        // The reservation counts from the end of the stream, by the wall clock, but is never longer than from now on.
+        let passed = detached_ms
+            .map_or(config.session_timeout_ms, |at_ms| u64::try_from(now.wall_ms.saturating_sub(at_ms)).unwrap_or(0));
+        if passed >= config.static_timeout_ms {
+            self.lose(member, Loss::Lost, now, fx);
+        } else {
+            self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + config.static_timeout_ms - passed);
+        }
+    }
+
+    /// The leases of a static member end; its units wait for it (rule GM-9).
+    fn lapse(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        self.give_back(member, None, Loss::Lost, now, fx);
+        self.entries_back(member, None, Loss::Lost, now, fx);
+        if let Some(one) = self.members.get_mut(member) {
+            (one.attached, one.awaited, one.lapsed) = (false, false, true);
+            (one.records_left, one.bytes_left) = (0, 0);
+        }
+        self.detach(member, now, fx);
+        self.after_awaited(now, fx);
+    }
+
+    /// A member is no more: what it had is free, its units move.
+    pub(super) fn lose(&mut self, member: MemberId, loss: Loss, now: Now, fx: &mut Effects) {
+        self.give_back(member, None, loss, now, fx);
+        self.entries_back(member, None, loss, now, fx);
+        let Some(one) = self.members.get(member) else { return };
+        self.deadlines.disarm(Timer::Session(one.handle));
+        self.members.remove(member);
+        self.commit(GroupRecord::Left { member }, fx);
+        self.after_awaited(now, fx);
+        self.rebalance(now, fx);
+    }
+
+    /// Once nobody is awaited any more, units may move (rule GM-11).
+    pub(super) fn after_awaited(&mut self, now: Now, fx: &mut Effects) {
+        if self.hand_over.settling && !self.members.all.values().any(|one| one.awaited) {
+            self.hand_over.settling = false;
+            self.rebalance(now, fx);
+        }
     }
 
     /// The member may hold more.
     pub(super) fn add_credit(&mut self, member: MemberId, credit: Credit) {
-        let _ = (member, credit);
-        todo!()
+        let Some(one) = self.members.get_mut(member) else { return };
+        let had = one.records_left > 0 && one.bytes_left > 0;
+        one.grant(credit);
+        let handle = one.handle;
+        self.members.wake(member);
+        if !had {
+            self.touch_units(handle);
+        }
+    }
+
+    /// Partitions of a member are looked at before the event ends.
+    pub(super) fn touch_units(&mut self, handle: Handle) {
+        for work in self.works.values_mut() {
+            if !work.touched && work.owners.iter().any(|owner| owner.handle == handle) {
+                work.touched = true;
+                self.touched.push(work.source);
+            }
+        }
+    }
+
+    /// Something may be ready in any unit of a member.
+    pub(super) fn wake_units(&mut self, handle: Handle) {
+        self.touch_units(handle);
+        for work in self.works.values_mut().filter(|work| work.touched) {
+            for owner in 0..work.owners.len() {
+                if work.owners[owner].handle == handle {
+                    work.wake(owner as u32);
+                }
+            }
+        }
     }
 
     /// Something was sent: it takes so much of the credit, and counts as leased.
     pub(super) fn charge(&mut self, member: MemberId, records: u64, bytes: u64) {
-        let _ = (member, records, bytes);
-        todo!()
+        self.totals.records += records;
+        self.totals.bytes += bytes;
+        self.rate.take(records);
+        if let Some(one) = self.members.get_mut(member) {
+            one.records_left -= records as i64;
+            one.bytes_left -= bytes as i64;
+            one.leased_records += records;
+            one.leased_bytes += bytes;
+        }
     }
 
     /// What was charged is settled, or was given back: the credit is free again, the member is woken.
     pub(super) fn credit_back(&mut self, member: MemberId, records: u64, bytes: u64) {
-        let _ = (member, records, bytes);
-        todo!()
+        if records == 0 && bytes == 0 {
+            return;
+        }
+        self.totals.records = self.totals.records.saturating_sub(records);
+        self.totals.bytes = self.totals.bytes.saturating_sub(bytes);
+        let Some(one) = self.members.get_mut(member) else { return };
+        one.leased_records = one.leased_records.saturating_sub(records);
+        one.leased_bytes = one.leased_bytes.saturating_sub(bytes);
+        if one.attached {
+            let had = one.records_left > 0 && one.bytes_left > 0;
+            one.grant(Credit { records, bytes });
+            let handle = one.handle;
+            self.members.wake(member);
+            if !had {
+                self.touch_units(handle);
+            }
+        }
+    }
+
+    /// It goes (rule GM-10).
+    pub(super) fn leave(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        self.lose(member, Loss::Released, now, fx);
     }
 
     /// A member is put out: its units move, it is told so.
     pub(super) fn evict(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
-        let _ = (member, now, fx);
-        todo!()
+        self.send(member, Frame::Ended(Refusal::SessionOver), After::Now, fx);
+        self.lose(member, Loss::Released, now, fx);
     }
 
     /// The group is deleted: all sessions end (rule OF-8).
     pub(super) fn end_sessions(&mut self, fx: &mut Effects) {
-        let _ = fx;
-        todo!()
+        let members: Vec<MemberId> = self.members.all.keys().copied().collect();
+        for member in members {
+            self.send(member, Frame::Ended(Refusal::Deleted), After::Group, fx);
+            if let Some(one) = self.members.get_mut(member) {
+                one.attached = false;
+            }
+        }
+        self.closing = true;
     }
 
-    /// The broker goes (rule GM-11).
+    /// The broker goes (rule GM-11): nothing more is delivered, verbs are still taken.
     pub(super) fn shutdown(&mut self, reconnect_after_ms: u64, fx: &mut Effects) {
-        let _ = (reconnect_after_ms, fx);
-        todo!()
+        for member in self.members.all.keys().copied().collect::<Vec<_>>() {
+            self.send(member, Frame::Goodbye { reconnect_after_ms }, After::Now, fx);
+        }
+        self.closing = true;
     }
 }

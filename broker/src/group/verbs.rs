@@ -1,13 +1,25 @@
 //! What members say of records: Ack, Nack, Extend, Started (rules AK-1 to AK-5, KO-3, KO-4, RT-1 to RT-7, PI-1, PI-2).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Now;
-use super::effect::{AckStatus, After, Effects};
+use super::breaker::FirstAttempt;
+use super::effect::{AckStatus, After, Effects, Frame, Notice, Refusal};
 use super::entry::EntryKey;
-use super::event::Verb;
+use super::event::{NackKind, Targets, Verb};
+use super::failing::Failing;
+use super::lanes::Claim;
 use super::machine::Machine;
-use crate::model::{MemberEpoch, MemberId, OffsetRange, Source};
+use super::record::{GroupRecord, SettledAs};
+use super::redriven::NackHow;
+use super::retry::FailureKind;
+use super::slab::NONE;
+use crate::limits;
+use crate::model::{LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, Source};
+
+/// Offsets of one verb that are looked at; nobody holds so many.
+const TARGETS_MAX: u64 = 4 * limits::HELD_RECORDS as u64;
 
 /// Number of an answer in the making.
 pub(super) type AnswerId = u64;
@@ -33,6 +45,26 @@ pub(super) struct Answer {
     after: After,
 }
 
+/// What a verb settles.
+#[derive(Debug, Default)]
+struct Done {
+    runs: Vec<OffsetRange>,
+    records: u64,
+    leased: u64,
+    bytes: u64,
+    suspects: u32,
+    probe: bool,
+    first_append_ms: i64,
+    lanes: Vec<LaneKey>,
+}
+
+impl Done {
+    fn add(&mut self, offset: Offset) {
+        super::read_ahead::add(&mut self.runs, offset);
+        self.records += 1;
+    }
+}
+
 /// Answers in the making.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
@@ -43,10 +75,325 @@ pub(super) struct Answers {
 impl Machine {
     /// See [`super::event::Event::Member`].
     pub(super) fn verb(&mut self, member: MemberId, epoch: MemberEpoch, verb: Verb, now: Now, fx: &mut Effects) {
-        let _ = (member, epoch, verb, now, fx);
-        todo!()
+        let current = self.members.get(member).is_some_and(|one| one.epoch == epoch && one.attached);
+        if !current {
+            // Its stream may be another's already: the coordinator gives it to the stream that spoke.
+            let frame = Frame::Ended(Refusal::SessionOver);
+            fx.frames.push(super::effect::Outgoing { member, frame, after: After::Now });
+            return;
+        }
+        self.seen(member, now);
+        match verb {
+            Verb::Ping => self.send(member, Frame::Pong, After::Now, fx),
+            Verb::Credit(credit) => self.add_credit(member, credit),
+            Verb::Ack { request, targets, versions } => self.ack(member, request, &targets, &versions, now, fx),
+            Verb::Nack { request, targets, kind, retry_after_ms, whole_group, error, reason } => {
+                let how = NackHow { kind, retry_after_ms, error, reason };
+                self.nack(member, request, &targets, &how, whole_group, now, fx);
+            }
+            Verb::Extend { request, targets } => self.extend(member, request, &targets, now, fx),
+            Verb::Started { targets } => self.started(member, &targets),
+            verb @ (Verb::Commit { .. } | Verb::DeadLetter { .. }) => self.offset_verb(member, verb, now, fx),
+            Verb::Revoked { source, slots } => self.revoked(member, source, slots, now, fx),
+            Verb::Leave => self.leave(member, now, fx),
+        }
     }
 
+    /// Records are done (rules AK-1 to AK-4, KO-3).
+    fn ack(&mut self, member: MemberId, request: u64, targets: &Targets, versions: &[u32], now: Now, fx: &mut Effects) {
+        let answer = self.begin_answer(member, request, targets.source);
+        self.settle_runs(member, targets, SettledAs::Acked, answer, now, fx);
+        if !targets.entries.is_empty() {
+            self.ack_entries(member, targets, versions, answer, now, fx);
+        }
+        self.end_answer(answer, fx);
+    }
+
+    /// Settles the records that a member has, in order, and tells what became of each.
+    fn settle_runs(
+        &mut self,
+        member: MemberId,
+        targets: &Targets,
+        how: SettledAs,
+        answer: AnswerId,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let source = targets.source;
+        let has_dead = self.has_dead(source);
+        let mut done = Done::default();
+        let mut budget = TARGETS_MAX;
+        for run in &targets.runs {
+            let run = self.clip(source, *run, &mut budget, answer);
+            let mut at = run.from;
+            while at < run.to {
+                let settled = self.settle_one(member, targets, at, now, &mut done);
+                let status = if settled { AckStatus::Ok } else { self.status_of(member, targets, at) };
+                let after = if settled || status == AckStatus::AlreadySettled { After::Group } else { After::Now };
+                self.tell(answer, Self::one(at), status, after);
+                at = at.saturating_add(1);
+            }
+        }
+        if done.runs.is_empty() {
+            return;
+        }
+        done.runs.sort_unstable_by_key(|run| run.from);
+        let after_ms = u64::try_from(now.wall_ms - done.first_append_ms).unwrap_or(0);
+        fx.notices.push(Notice::Settled { records: done.records, after_ms });
+        self.commit(GroupRecord::Settled { source, how, runs: done.runs }, fx);
+        self.credit_back(member, done.leased, done.bytes);
+        if done.suspects > 0
+            && let Some(handle) = self.members.get(member).map(|one| one.handle)
+        {
+            (0..done.suspects).for_each(|_| self.suspect_done(handle, true));
+        }
+        if done.probe {
+            self.probe_done(now, fx);
+        }
+        if has_dead {
+            for lane in done.lanes {
+                if self.works.get(&source).is_some_and(|work| work.lane(lane).is_none()) {
+                    self.lane_done(source, lane, now, fx);
+                }
+            }
+        }
+    }
+
+    /// Takes a record that its member has out of its lane; whether it was that.
+    fn settle_one(&mut self, member: MemberId, targets: &Targets, offset: Offset, now: Now, done: &mut Done) -> bool {
+        let Self { works, members, breaker, touched, .. } = self;
+        let Some(handle) = members.get(member).map(|one| one.handle) else { return false };
+        let Some(work) = works.get_mut(&targets.source) else { return false };
+        if !work.touched {
+            work.touched = true;
+            touched.push(targets.source);
+        }
+        let Some(index) = work.find(offset) else {
+            // In work since before the start of the broker, and not read yet (rule GM-8).
+            let claimed = work.claims.iter().position(|claim| claim.handle == handle && claim.range.contains(offset));
+            let Some(at) = claimed else { return false };
+            unclaim(&mut work.claims, at, offset);
+            done.add(offset);
+            return true;
+        };
+        let record = *work.record(index);
+        if record.holder != handle || record.lease_epoch != targets.epoch || !work.is_head(index) {
+            return false;
+        }
+        let taken = work.settle(index, now.monotonic_ms);
+        if record.attempts == 1 && !record.probe {
+            breaker.note_first_attempt(taken.lane, FirstAttempt::Ok, now.monotonic_ms);
+        }
+        if done.records == 0 {
+            done.first_append_ms = taken.append_ms;
+        }
+        done.add(offset);
+        done.leased += 1;
+        done.bytes += u64::from(taken.size_bytes);
+        done.suspects += u32::from(record.suspects != 0);
+        done.probe |= record.probe;
+        done.lanes.push(taken.lane);
+        true
+    }
+
+    /// What to say of a record that is not the member's to settle.
+    fn status_of(&self, member: MemberId, targets: &Targets, offset: Offset) -> AckStatus {
+        let source = targets.source;
+        let Some(partition) = self.partition(source) else { return AckStatus::Fenced };
+        if partition.settled.contains(offset) {
+            return AckStatus::AlreadySettled;
+        }
+        let handle = self.members.get(member).map_or(NONE, |one| one.handle);
+        let found = self.works.get(&source).and_then(|work| Some((work, work.find(offset)?)));
+        let Some((work, index)) = found else {
+            let owned = self
+                .state
+                .owners
+                .get(&source)
+                .is_some_and(|runs| runs.iter().any(|run| run.member == member && run.epoch == targets.epoch));
+            return if owned { AckStatus::NotLeased } else { AckStatus::Fenced };
+        };
+        let record = work.record(index);
+        if record.recalled_from == handle && record.holder != handle {
+            return AckStatus::Recalled;
+        }
+        if record.holder == handle {
+            let same = record.lease_epoch == targets.epoch;
+            return if same { AckStatus::NotLeased } else { AckStatus::Fenced };
+        }
+        let (_, slot) = work.place(index);
+        let owner = self.owner(source, slot);
+        let owns = owner.is_some_and(|run| run.member == member && run.epoch == targets.epoch);
+        if owns { AckStatus::NotLeased } else { AckStatus::Fenced }
+    }
+
+    /// The part of a run that can name records; the rest is told at once, so that no frame costs more than it may.
+    fn clip(&mut self, source: Source, run: OffsetRange, budget: &mut u64, answer: AnswerId) -> OffsetRange {
+        let floor = self.partition(source).map_or(Offset::ZERO, |partition| partition.settled.floor());
+        let work = self.works.get(&source);
+        let end = work.map_or(floor, |work| work.reading.next);
+        let end = work.map_or(end, |work| work.claims.iter().map(|claim| claim.range.to).fold(end, Ord::max));
+        let from = run.from.max(floor).min(run.to);
+        let mut to = run.to.min(end.max(floor)).max(from);
+        if run.from < from {
+            self.tell(answer, OffsetRange { from: run.from, to: from }, AckStatus::AlreadySettled, After::Group);
+        }
+        to = to.min(from.saturating_add(*budget));
+        *budget -= to.distance_from(from);
+        if to < run.to {
+            self.tell(answer, OffsetRange { from: to, to: run.to }, AckStatus::NotLeased, After::Now);
+        }
+        OffsetRange { from, to }
+    }
+
+    /// Records are not done (rule AK-1).
+    #[expect(clippy::too_many_arguments, reason = "a verb with who, what, how and when")]
+    fn nack(
+        &mut self,
+        member: MemberId,
+        request: u64,
+        targets: &Targets,
+        how: &NackHow,
+        whole_group: bool,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let answer = self.begin_answer(member, request, targets.source);
+        if how.kind == NackKind::Skip {
+            self.settle_runs(member, targets, SettledAs::Skipped, answer, now, fx);
+            fx.notices.push(Notice::Skipped { member, reason: how.reason.clone() });
+        } else {
+            let mut budget = TARGETS_MAX;
+            for run in &targets.runs {
+                let run = self.clip(targets.source, *run, &mut budget, answer);
+                let mut at = run.from;
+                while at < run.to {
+                    self.nack_one(member, targets, at, how, answer, now, fx);
+                    at = at.saturating_add(1);
+                }
+            }
+        }
+        if !targets.entries.is_empty() {
+            self.nack_entries(member, targets, how, answer, now, fx);
+        }
+        if whole_group && how.kind == NackKind::Release {
+            self.ask_to_wait(how.retry_after_ms.unwrap_or(super::breaker::PROBE_FIRST_MS), now, fx);
+        }
+        self.end_answer(answer, fx);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one of a verb's many")]
+    fn nack_one(
+        &mut self,
+        member: MemberId,
+        targets: &Targets,
+        offset: Offset,
+        how: &NackHow,
+        answer: AnswerId,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let (source, range) = (targets.source, Self::one(offset));
+        let handle = self.members.get(member).map_or(NONE, |one| one.handle);
+        let index = self.works.get(&source).and_then(|work| {
+            let index = work.find(offset)?;
+            let record = work.record(index);
+            let own = record.holder == handle && record.lease_epoch == targets.epoch;
+            (own && (how.kind != NackKind::Dead || work.is_head(index))).then_some(index)
+        });
+        let Some(index) = index else {
+            let status = self.status_of(member, targets, offset);
+            let after = if status == AckStatus::AlreadySettled { After::Group } else { After::Now };
+            self.tell(answer, range, status, after);
+            return;
+        };
+        let longest = u64::try_from(limits::RETRY_AFTER_MAX.as_millis()).unwrap_or(u64::MAX);
+        let retry_after = how.retry_after_ms.map(|ms| ms.min(longest));
+        let kind = match how.kind {
+            NackKind::Release => {
+                let after = self.release(source, index, retry_after.unwrap_or(0), now, fx);
+                self.tell(answer, range, AckStatus::Ok, after);
+                return;
+            }
+            NackKind::Dead => FailureKind::DeadNack,
+            NackKind::Retry | NackKind::Skip => {
+                FailureKind::Nack { retry_after: retry_after.map(Duration::from_millis) }
+            }
+        };
+        self.hold_answer(answer);
+        let pending = PendingAnswer { id: answer, range };
+        let failing = Failing { kind, error: how.error.clone(), member: Some(member), suspects: 0 };
+        if let Some(after) = self.fail(source, index, failing, Some(pending), now, fx) {
+            self.answered(pending, AckStatus::Ok, after, fx);
+        }
+    }
+
+    /// More time, up to the longest (rule AK-5).
+    fn extend(&mut self, member: MemberId, request: u64, targets: &Targets, now: Now, fx: &mut Effects) {
+        let answer = self.begin_answer(member, request, targets.source);
+        let (lease_ms, longest_ms) = (self.state.config.lease_ms, self.state.config.max_processing_ms);
+        let mut budget = TARGETS_MAX;
+        for run in &targets.runs {
+            let run = self.clip(targets.source, *run, &mut budget, answer);
+            let mut at = run.from;
+            while at < run.to {
+                let status = match self.leased_by(member, targets, at) {
+                    Some(index) => {
+                        let Some(work) = self.work(targets.source) else { break };
+                        let longest = match longest_ms {
+                            0 => u64::MAX,
+                            longest_ms => work.record(index).since_ms.saturating_add(longest_ms),
+                        };
+                        work.extend(index, (now.monotonic_ms + lease_ms).min(longest));
+                        AckStatus::Ok
+                    }
+                    None => self.status_of(member, targets, at),
+                };
+                self.tell(answer, Self::one(at), status, After::Now);
+                at = at.saturating_add(1);
+            }
+        }
+        if !targets.entries.is_empty() {
+            self.extend_entries(member, targets, answer, now);
+        }
+        self.end_answer(answer, fx);
+    }
+
+    /// A handler begins (rule PI-1).
+    fn started(&mut self, member: MemberId, targets: &Targets) {
+        if let Some(one) = self.members.get_mut(member) {
+            one.hints = true;
+        }
+        let mut budget = TARGETS_MAX;
+        for run in &targets.runs {
+            let to = run.to.min(run.from.saturating_add(budget));
+            budget -= to.distance_from(run.from);
+            let mut at = run.from;
+            while at < to {
+                if let Some(index) = self.leased_by(member, targets, at)
+                    && let Some(work) = self.works.get_mut(&targets.source)
+                {
+                    work.record_mut(index).started = true;
+                }
+                at = at.saturating_add(1);
+            }
+        }
+        if !targets.entries.is_empty() {
+            self.start_entries(member, targets);
+        }
+    }
+
+    /// The record at `offset`, if it is leased to the member under that epoch.
+    fn leased_by(&self, member: MemberId, targets: &Targets, offset: Offset) -> Option<u32> {
+        let handle = self.members.get(member)?.handle;
+        let work = self.works.get(&targets.source)?;
+        let index = work.find(offset)?;
+        let record = work.record(index);
+        (record.holder == handle && record.lease_epoch == targets.epoch).then_some(index)
+    }
+}
+
+impl Machine {
     /// Begins the answer of a verb.
     pub(super) fn begin_answer(&mut self, member: MemberId, request: u64, source: Source) -> AnswerId {
         let id = self.answers.next;
@@ -109,7 +456,7 @@ impl Machine {
         }
         let Some(mut answer) = self.answers.open.remove(&id) else { return };
         answer.results.sort_by_key(|(range, _)| range.from);
-        let frame = super::effect::Frame::AckResults {
+        let frame = Frame::AckResults {
             request: answer.request,
             results: answer.results,
             entries: answer.entries,
@@ -127,3 +474,17 @@ fn later(a: After, b: After) -> After {
         _ => After::Now,
     }
 }
+
+/// Takes one offset out of a claim.
+fn unclaim(claims: &mut Vec<Claim>, at: usize, offset: Offset) {
+    let Claim { range, handle } = claims.swap_remove(at);
+    let behind = offset.saturating_add(1);
+    for range in [OffsetRange { from: range.from, to: offset }, OffsetRange { from: behind, to: range.to }] {
+        if !range.is_empty() {
+            claims.push(Claim { range, handle });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

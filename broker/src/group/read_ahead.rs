@@ -1,0 +1,402 @@
+//! What is read ahead of a partition, when, and where it goes (rules AK-7, FC-4, FC-7, RE-4).
+//!
+//! Owns: when a range is asked for, how records that were read come into their lanes. Must not know: who gets them.
+//!
+//! Invariant: a record that was read is held, settled, or taken care of by its entry; none is passed over.
+
+use super::Now;
+use super::config::Mode;
+use super::dead::Met;
+use super::deadlines::Timer;
+use super::effect::{After, Effects, Fetch, Frame};
+use super::event::{Fetched, RecordMeta};
+use super::lane_moves::Dropped;
+use super::lanes::Work;
+use super::machine::Machine;
+use super::record::{GroupRecord, PauseReason, SettledAs, Tried};
+use super::retry::{RetryPolicy, jitter_seed};
+use crate::limits;
+use crate::model::{LaneKey, MemberId, Offset, OffsetRange, Source};
+
+/// Records that are read ahead of what can be delivered, at least.
+const READ_AHEAD_RECORDS: u64 = 4_096;
+/// Records that a live end may be away without being called behind.
+const BEHIND_RECORDS: u64 = 4_096;
+
+impl Machine {
+    /// See [`super::event::Event::Fetched`].
+    pub(super) fn fetched(&mut self, fetched: Fetched, now: Now, fx: &mut Effects) {
+        let source = fetched.source;
+        let is_offset = self.is_offset();
+        let Some(work) = self.work(source) else { return };
+        if work.reading.asked != Some(fetched.from) {
+            // An answer to what was asked before a reset or a cut.
+            return;
+        }
+        work.reading.asked = None;
+        work.reading.high_watermark = work.reading.high_watermark.max(fetched.high_watermark);
+        if fetched.next <= fetched.from {
+            return;
+        }
+        work.reading.last_append_ms = fetched.last_append_ms;
+        if is_offset {
+            work.reading.advance(fetched.next, fetched.log_bytes);
+            self.range_fetched(&fetched, now, fx);
+            return;
+        }
+        for (range, epoch) in &fetched.undecodable {
+            self.undecodable(source, *range, *epoch, now, fx);
+        }
+        let has_dead = self.has_dead(source);
+        let mut skipped = if has_dead { self.meet_all(&fetched, now, fx) } else { self.hold_all(&fetched, now) };
+        if !skipped.is_empty() {
+            skipped.sort_by_key(|run: &OffsetRange| run.from);
+            self.commit(GroupRecord::Settled { source, how: SettledAs::Skipped, runs: skipped }, fx);
+        }
+        self.pass_holes(&fetched, fx);
+        if let Some(work) = self.work(source) {
+            work.reading.advance(fetched.next, fetched.log_bytes);
+        }
+        self.take_claims(&fetched, now);
+    }
+
+    /// Holds what was read; answers what the filter leaves out.
+    fn hold_all(&mut self, fetched: &Fetched, now: Now) -> Vec<OffsetRange> {
+        let Self { works, state, .. } = self;
+        let (Some(work), Some(partition)) = (works.get_mut(&fetched.source), state.partitions.get(&fetched.source))
+        else {
+            return Vec::new();
+        };
+        let policy = state.config.retry_of(fetched.source.topic);
+        let mut skipped = Vec::new();
+        let end = partition.settled.end();
+        for meta in &fetched.records {
+            let settled = meta.offset < end && partition.settled.contains(meta.offset);
+            if settled || meta.offset < work.reading.next {
+                continue;
+            }
+            if meta.filtered {
+                add(&mut skipped, meta.offset);
+                continue;
+            }
+            let tried = if partition.tried.is_empty() { None } else { partition.tried.get(&meta.offset) };
+            hold(work, meta, state.config.mode, tried, policy, now);
+        }
+        skipped
+    }
+
+    /// As [`Machine::hold_all`], where some lanes are not live.
+    fn meet_all(&mut self, fetched: &Fetched, now: Now, fx: &mut Effects) -> Vec<OffsetRange> {
+        let (source, mode) = (fetched.source, self.state.config.mode);
+        let mut skipped = Vec::new();
+        for meta in &fetched.records {
+            let Some(partition) = self.state.partitions.get(&source) else { break };
+            if partition.settled.contains(meta.offset) || meta.offset < self.works[&source].reading.next {
+                continue;
+            }
+            if meta.filtered {
+                add(&mut skipped, meta.offset);
+                continue;
+            }
+            let meta = RecordMeta { lane: lane_of(meta, mode), ..*meta };
+            if self.meet(source, &meta, now, fx) == Met::Taken {
+                continue;
+            }
+            let Self { works, state, .. } = self;
+            let (Some(work), Some(partition)) = (works.get_mut(&source), state.partitions.get(&source)) else { break };
+            hold(work, &meta, mode, partition.tried.get(&meta.offset), state.config.retry_of(source.topic), now);
+        }
+        skipped
+    }
+
+    /// Offsets that were read over and have no record will never have one: they are settled.
+    fn pass_holes(&mut self, fetched: &Fetched, fx: &mut Effects) {
+        let mut holes = Vec::new();
+        let mut at = fetched.from;
+        let records = fetched.records.iter().map(|meta| (meta.offset, meta.offset.saturating_add(1)));
+        let mut present: Vec<(Offset, Offset)> = records.collect();
+        if present.len() as u64 == fetched.next.distance_from(fetched.from) {
+            return;
+        }
+        present.extend(fetched.undecodable.iter().map(|(range, _)| (range.from, range.to)));
+        present.sort_unstable();
+        present.push((fetched.next, fetched.next));
+        let Some(partition) = self.partition(fetched.source) else { return };
+        for (from, to) in present {
+            if at < from {
+                holes.extend(partition.settled.unsettled_in(OffsetRange { from: at, to: from }));
+            }
+            at = at.max(to);
+        }
+        if !holes.is_empty() {
+            let record = GroupRecord::Settled { source: fetched.source, how: SettledAs::Expired, runs: holes };
+            self.commit(record, fx);
+        }
+    }
+
+    /// Records that a member has had in work since before the start of the broker are leased to it (rule GM-8).
+    fn take_claims(&mut self, fetched: &Fetched, now: Now) {
+        let Some(work) = self.works.get_mut(&fetched.source) else { return };
+        if work.claims.is_empty() {
+            return;
+        }
+        let claims = std::mem::take(&mut work.claims);
+        let lease_ms = self.state.config.lease_ms;
+        for meta in &fetched.records {
+            let Some(claim) = claims.iter().find(|claim| claim.range.contains(meta.offset)) else { continue };
+            let Some(member) = self.members.id(claim.handle) else { continue };
+            let Some(work) = self.work(fetched.source) else { return };
+            if let Some(index) = work.find(meta.offset)
+                && work.can_resume(index, claim.handle)
+            {
+                self.lease_resumed(fetched.source, index, member, lease_ms, now);
+            }
+        }
+        if let Some(work) = self.work(fetched.source) {
+            work.claims = claims.into_iter().filter(|claim| claim.range.to > fetched.next).collect();
+        }
+    }
+
+    /// See [`super::event::Event::HighWatermark`].
+    pub(super) fn high_watermark(&mut self, source: Source, offset: Offset, now: Now, fx: &mut Effects) {
+        let _ = (now, fx);
+        if let Some(work) = self.work(source) {
+            work.reading.high_watermark = work.reading.high_watermark.max(offset);
+        }
+    }
+
+    /// What this event touched: owners are woken, deadlines armed, bounds looked at.
+    pub(super) fn look_at_touched(&mut self, now: Now, fx: &mut Effects) {
+        while let Some(source) = self.touched.pop() {
+            self.look_at(source, now, fx);
+            if !self.looked_at.contains(&source) {
+                self.looked_at.push(source);
+            }
+        }
+    }
+
+    fn look_at(&mut self, source: Source, now: Now, fx: &mut Effects) {
+        let floor = self.partition(source).map_or(Offset::ZERO, |partition| partition.settled.floor());
+        let Self { works, members, deadlines, state, .. } = self;
+        let Some(work) = works.get_mut(&source) else { return };
+        work.touched = false;
+        for owner in std::mem::take(&mut work.woken) {
+            let member = work.owners[owner as usize].member;
+            if let Some(one) = members.get_mut(member) {
+                one.units.push_back((source, owner));
+                members.wake(member);
+            } else {
+                work.owners[owner as usize].listed = false;
+            }
+        }
+        if let Some((until_ms, _)) = work.first_lease() {
+            deadlines.arm(Timer::Leases(source), until_ms);
+        }
+        if let Some(due_ms) = work.first_retry() {
+            deadlines.arm(Timer::Retries(source), due_ms);
+        }
+        let config = &state.config;
+        let share = |count: u64, bound: u64| count * 100 >= bound * 80;
+        let near = share(work.held().into(), config.max_held.into())
+            || share(work.blocked().into(), config.max_lanes_blocked.into())
+            || share(work.reading.scanned_bytes(floor), config.max_scan_ahead_bytes);
+        let was = std::mem::replace(&mut work.near, near);
+        self.tell_caught_up(source, fx);
+        if (near || was) && !self.is_offset() {
+            self.after_bounds(source, now, fx);
+        }
+    }
+
+    /// Tells members when they reach the live end of a partition, and when they fall behind it (rule FC-4).
+    fn tell_caught_up(&mut self, source: Source, fx: &mut Effects) {
+        let is_offset = self.is_offset();
+        let Some(work) = self.works.get_mut(&source) else { return };
+        if work.owners.is_empty() {
+            return;
+        }
+        let reading = &work.reading;
+        let ahead = reading.high_watermark.distance_from(reading.next);
+        let caught_up = match reading.caught_up {
+            true => ahead + u64::from(work.undelivered()) <= BEHIND_RECORDS,
+            false => ahead == 0 && (is_offset || work.ready() == 0),
+        };
+        if caught_up == reading.caught_up {
+            return;
+        }
+        work.reading.caught_up = caught_up;
+        let (offset, append_ms) = (work.reading.next, work.reading.last_append_ms);
+        let mut members: Vec<MemberId> = work.owners.iter().map(|owner| owner.member).collect();
+        members.sort_unstable();
+        members.dedup();
+        for member in members {
+            let frame = match caught_up {
+                true => Frame::CaughtUp { source, offset, append_ms },
+                false => Frame::FellBehind { source, offset },
+            };
+            self.send(member, frame, After::Now, fx);
+        }
+    }
+
+    /// Tells a member that has just got a unit whether it is at the live end.
+    pub(super) fn tell_live(&self, member: MemberId, source: Source, fx: &mut Effects) {
+        let Some(reading) = self.works.get(&source).map(|work| &work.reading) else { return };
+        if reading.caught_up {
+            let frame = Frame::CaughtUp { source, offset: reading.next, append_ms: reading.last_append_ms };
+            self.send(member, frame, After::Group, fx);
+        }
+    }
+
+    /// Asks for what is to be read next.
+    pub(super) fn read_on(&mut self, fx: &mut Effects) {
+        for source in std::mem::take(&mut self.looked_at) {
+            if let Some(fetch) = self.wanted(source)
+                && let Some(work) = self.works.get_mut(&source)
+            {
+                work.reading.asked = Some(fetch.from);
+                fx.fetches.push(fetch);
+            }
+        }
+    }
+
+    fn wanted(&mut self, source: Source) -> Option<Fetch> {
+        let floor = self.partition(source)?.settled.floor();
+        let resting = self.closing || self.reading_rests(source);
+        let work = self.works.get_mut(&source)?;
+        if resting || work.paused || work.reading.asked.is_some() || work.owners.is_empty() {
+            return None;
+        }
+        if self.is_offset() {
+            return self.next_range(source);
+        }
+        let work = self.works.get_mut(&source)?;
+        let config = &self.state.config;
+        if work.held() >= config.max_held || work.reading.scanned_bytes(floor) >= config.max_scan_ahead_bytes {
+            return None;
+        }
+        let free = work.owners.iter().filter_map(|owner| self.members.get(owner.member));
+        let free: u64 = free.map(|one| u64::try_from(one.records_left).unwrap_or(0)).max().unwrap_or(0);
+        let most = u64::from(config.max_held / 2);
+        let enough = (2 * free).max(READ_AHEAD_RECORDS).min(most);
+        // A few slow keys must not hide all others behind their own records.
+        let starved = work.ready() == 0 && free > 0 && work.held() < config.max_held / 5 * 3;
+        if u64::from(work.undelivered()) >= enough && !starved {
+            return None;
+        }
+        let max_bytes = limits::READ_CHUNK_BYTES as u32;
+        Some(Fetch { source, from: work.reading.next, max_bytes, look: true })
+    }
+
+    /// Whether a partition is not read on, though what is held of it is delivered.
+    fn reading_rests(&self, source: Source) -> bool {
+        self.state.pauses.iter().any(|pause| pause.reason == PauseReason::HeldLimit && covers(pause, source))
+    }
+
+    /// Pauses began or ended in the durable state.
+    pub(super) fn pauses_changed(&mut self, now: Now) {
+        let pauses = self.state.pauses.clone();
+        let sources: Vec<Source> = self.works.keys().copied().collect();
+        for source in sources {
+            let stops = |pause: &super::record::Pause| pause.reason != PauseReason::HeldLimit && covers(pause, source);
+            let paused = pauses.iter().any(stops);
+            let Some(work) = self.work(source) else { continue };
+            if work.paused != paused {
+                work.paused = paused;
+                (0..work.owners.len() as u32).for_each(|owner| work.wake(owner));
+            }
+        }
+        if let Some(until_ms) = pauses.iter().filter_map(|pause| pause.until_ms).min() {
+            let left = u64::try_from(until_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
+            self.deadlines.arm(Timer::Pauses, now.monotonic_ms + left);
+        }
+    }
+
+    /// Everything held of a partition at or above `offset` is forgotten, leased or not; reading goes on there, at most
+    /// from `offset` (rule AK-12).
+    pub(super) fn drop_from(&mut self, source: Source, offset: Offset) {
+        let Some(work) = self.work(source) else { return };
+        let dropped = work.forget(|at, _| at >= offset, 0);
+        work.claims.clear();
+        let next = work.reading.next.min(offset);
+        work.reading.restart(next);
+        work.reading.high_watermark = work.reading.high_watermark.min(offset.max(next));
+        self.leases_dropped(&dropped);
+    }
+
+    /// Everything held of a partition is forgotten; reading begins anew at `floor` (rule OF-3).
+    pub(super) fn restart_source(&mut self, source: Source, floor: Offset) {
+        let Some(work) = self.work(source) else { return };
+        let dropped = work.forget(|_, _| true, 0);
+        work.claims.clear();
+        work.reading.restart(floor);
+        self.leases_dropped(&dropped);
+    }
+
+    /// What is held of a range and not leased is forgotten: it was settled as expired (rule RE-4). Reading goes on
+    /// behind it if it stands within.
+    pub(super) fn drop_range(&mut self, source: Source, range: OffsetRange, now: Now) {
+        let Some(work) = self.work(source) else { return };
+        let dropped = work.forget(|at, leased| !leased && range.contains(at), now.monotonic_ms);
+        if range.contains(work.reading.next) {
+            work.reading.restart(range.to);
+        }
+        self.leases_dropped(&dropped);
+    }
+
+    fn leases_dropped(&mut self, dropped: &[Dropped]) {
+        for one in dropped {
+            self.lease_ended(one.holder, one.size_bytes, one.suspect);
+        }
+    }
+}
+
+/// Whether a pause is about a partition.
+fn covers(pause: &super::record::Pause, source: Source) -> bool {
+    pause.topic.is_none_or(|topic| topic == source.topic)
+        && pause.partition.is_none_or(|partition| partition == source.partition)
+}
+
+/// The lane of a record: in mode UNORDERED each is its own.
+pub(super) fn lane_of(meta: &RecordMeta, mode: Mode) -> LaneKey {
+    if mode != Mode::Unordered {
+        return meta.lane;
+    }
+    LaneKey((u128::from(meta.offset.get()) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
+}
+
+fn hold(work: &mut Work, meta: &RecordMeta, mode: Mode, tried: Option<&Tried>, policy: &RetryPolicy, now: Now) {
+    let meta = RecordMeta { lane: lane_of(meta, mode), ..*meta };
+    let Some(tried) = tried else {
+        work.push(&meta, 0, 0, now.monotonic_ms);
+        return;
+    };
+    if tried.due_ms == i64::MAX {
+        work.push(&meta, tried.attempts, 0, now.monotonic_ms);
+        work.stick(meta.lane, true, now.monotonic_ms);
+        return;
+    }
+    // A delivery that was under way when the broker stopped counts for nothing if it is not resumed (rule G4).
+    let attempts = if tried.due_ms == 0 { tried.attempts.saturating_sub(1) } else { tried.attempts };
+    let left_ms = u64::try_from(tried.due_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
+    let longest_ms = u64::try_from(limits::RETRY_AFTER_MAX.as_millis()).unwrap_or(u64::MAX);
+    let left_ms = if left_ms <= longest_ms {
+        left_ms
+    } else {
+        // No retry is that far away: the clock was set back (rule F6).
+        let seed = jitter_seed(0, tried.offset.get(), attempts);
+        u64::try_from(policy.delay(attempts.max(1), seed).as_millis()).unwrap_or(longest_ms)
+    };
+    let due_ms = if left_ms == 0 { 0 } else { now.monotonic_ms + left_ms };
+    work.push(&meta, attempts, due_ms, now.monotonic_ms);
+}
+
+/// Adds one offset to runs in order.
+pub(super) fn add(runs: &mut Vec<OffsetRange>, offset: Offset) {
+    let to = offset.saturating_add(1);
+    match runs.last_mut() {
+        Some(last) if last.to == offset => last.to = to,
+        _ => runs.push(OffsetRange { from: offset, to }),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! Rules of this part, by driving the machine.
