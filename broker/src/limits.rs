@@ -32,6 +32,12 @@ pub const FRAME_EXTENSION_BYTES: usize = 64 << 10;
 pub const DELIVERY_FRAME_BYTES: usize = 1 << 20;
 /// Bytes read from a log at once.
 pub const READ_CHUNK_BYTES: usize = 256 << 10;
+/// Bytes that a group reads ahead of a partition at once.
+pub const FETCH_BYTES: usize = 1 << 20;
+/// Bytes of what was read ahead that are kept for deliveries, of all groups.
+pub const DELIVERY_CACHE_BYTES: usize = 64 << 20;
+/// The same for one partition of a group.
+pub const DELIVERY_CACHE_PARTITION_BYTES: usize = 8 << 20;
 
 /// Connections in all.
 pub const CONNECTIONS: usize = 10_000;

@@ -1,105 +1,95 @@
 //! Drives the groups: time, ids, reading, journals, sessions; replies once what they stand on is durable.
 //!
-//! One [`Group`] a group: a lock around its [`crate::group::machine::Machine`]. Whoever has an event locks, handles,
-//! hands the records to the journals while still under the lock (so that their order in the journal is the order in
-//! which they were decided), puts frames into the outboxes of sessions, and lets go. No lock is held over an await.
+//! ```text
+//!   verbs      +-------------------------- Group: lock ---------------------------+
+//!  Session --> | Machine::handle -> records -> journals (queued, in this order)   | --> dead letters, metrics
+//!     ^        |                 -> frames  -> outboxes    -> fetches -> deadline |
+//!     |        +------------------------------------------------------------------+
+//!     +-- Outbox: each frame behind the records it stands on; records read in the session's own task
+//! ```
 //!
-//! It must not know messages, gRPC or files.
+//! One [`group::Group`] a group. Whoever has an event locks, handles, hands the records to the journals while still
+//! under the lock (so that their order in the journal is the order in which they were decided), puts frames into the
+//! outboxes of sessions, and lets go. `delivery` reads ahead and finds payloads, `timers` wakes groups at their
+//! deadlines, `recovery` begins and ends it all, `admin`, `positions`, `lag` and `processed` answer operators.
+//!
+//! It must not know messages, gRPC or files. Invariants: no lock is held over an await; nothing is told before what it
+//! stands on is durable; a group is found by its name only while it exists, and all of its state hangs on its number.
 
 mod admin;
+mod counters;
+mod delivery;
 mod error;
+mod frames;
+mod group;
+mod hooks;
 pub mod journals;
+mod lag;
+mod lanes;
+mod outbox;
+mod ports;
+mod positions;
+mod processed;
+mod recovery;
+mod session;
+mod shared;
+mod timers;
 pub mod types;
 pub mod views;
+mod waiters;
 
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
-use sawlog_proto::batch::BatchRecord;
+use parking_lot::RwLock;
 
 pub use error::GroupError;
+pub use frames::{DeliveredRecord, JoinGroup, SessionFrame};
+pub use lanes::lane_key;
+pub use recovery::CoordinatorParts;
+pub use session::Session;
 pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
-use crate::group::GroupConfig;
-use crate::group::effect::{Delivery, Frame, Mark};
-use crate::group::event::{Join, Verb};
-use crate::model::{AssignmentEpoch, GroupName, Offset, PartitionEpoch, Source};
-use crate::partition::Frame as LogFrame;
+use self::group::Group;
+use self::journals::GroupJournals;
+use self::shared::Shared;
+use crate::dead_letter::handle::{GroupHandle, Groups};
+use crate::model::{GroupId, GroupName};
+use crate::topics::Topics;
 
-/// All groups of a broker.
+/// All consumer groups of a broker.
 #[derive(Debug)]
-pub struct Coordinator {}
-
-/// What a member wants to join.
-#[derive(Debug, Clone)]
-pub struct JoinGroup {
-    /// The group.
-    pub group: GroupName,
-    /// The rest of the first frame.
-    pub join: Join,
-    /// What the member expects: mode, topics (rule GM-2).
-    pub expect: Expect,
-    /// Stored batches instead of plain records (mode OFFSET).
-    pub batches: bool,
-    /// Least bytes of a delivery, if they come within `max_wait_ms` (rule FC-3).
-    pub min_bytes: u32,
-    /// Longest wait for them.
-    pub max_wait_ms: u64,
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    journals: Arc<GroupJournals>,
+    topics: Arc<Topics>,
+    map: RwLock<GroupMap>,
+    /// One creation, deletion or change of topics at a time: names and reservations are looked at before they are
+    /// taken.
+    changing: tokio::sync::Mutex<()>,
+    /// Callers that wait for records to be processed (rule RW-4).
+    waiting: std::sync::atomic::AtomicUsize,
 }
 
-/// One stream of a member. Dropped without [`Verb::Leave`], it may be resumed.
-#[derive(Debug)]
-pub struct Session {}
-
-/// A frame for the client.
-#[derive(Debug)]
-pub enum SessionFrame {
-    /// Everything but records.
-    Control(Frame),
-    /// Records one by one.
-    Records {
-        /// The partition.
-        source: Source,
-        /// Epoch of the assignment.
-        epoch: AssignmentEpoch,
-        /// The records.
-        records: Vec<DeliveredRecord>,
-        /// Mode OFFSET: first offset after what this frame covers, filtered records included (rule FC-7).
-        reached: Option<Offset>,
-        /// Mode OFFSET: records that are told otherwise.
-        marks: Vec<Mark>,
-    },
-    /// Stored batches (mode OFFSET), of which the client handles what lies in `from..reached` and is not filtered.
-    Batches {
-        /// The partition.
-        source: Source,
-        /// Epoch of the assignment.
-        epoch: AssignmentEpoch,
-        /// The batches.
-        frames: Vec<LogFrame>,
-        /// First offset to handle.
-        from: Offset,
-        /// First offset not to handle.
-        reached: Offset,
-        /// Records that are told otherwise.
-        marks: Vec<Mark>,
-        /// Offsets that the filter leaves out.
-        filtered: Vec<Offset>,
-    },
+/// Groups by name and by number.
+#[derive(Debug, Default)]
+struct GroupMap {
+    by_name: BTreeMap<GroupName, Arc<Group>>,
+    by_id: HashMap<GroupId, Arc<Group>>,
+    next_group: u64,
 }
 
-/// A record with its delivery.
-#[derive(Debug)]
-pub struct DeliveredRecord {
-    /// The delivery.
-    pub delivery: Delivery,
-    /// Epoch of its frame.
-    pub epoch: PartitionEpoch,
-    /// Time of its append, milliseconds since 1970.
-    pub append_ms: i64,
-    /// Its own time, milliseconds since 1970.
-    pub timestamp_ms: i64,
-    /// Key, value, headers.
-    pub payload: BatchRecord,
+impl GroupMap {
+    fn insert(&mut self, group: &Arc<Group>) {
+        self.by_name.insert(group.name().clone(), Arc::clone(group));
+        self.by_id.insert(group.id(), Arc::clone(group));
+    }
+
+    fn remove(&mut self, group: &Group) {
+        self.by_name.remove(group.name());
+        self.by_id.remove(&group.id());
+    }
 }
 
 impl Coordinator {
@@ -108,66 +98,71 @@ impl Coordinator {
     /// # Errors
     /// The group is not there or is configured otherwise, the member is fenced or refused, the groups are stopped.
     pub async fn join(self: &Arc<Self>, join: JoinGroup) -> Result<Session, GroupError> {
-        let _ = join;
-        todo!()
-    }
-}
-
-impl Session {
-    /// Settings of the group, for the answer to the join.
-    pub fn config(&self) -> Arc<GroupConfig> {
-        todo!()
-    }
-
-    /// The group's number, of which ids of entries are made.
-    pub fn group_id(&self) -> crate::model::GroupId {
-        todo!()
-    }
-
-    /// Name of a topic of the group.
-    pub fn topic_name(&self, topic: crate::model::TopicUuid) -> Option<crate::model::TopicName> {
-        let _ = topic;
-        todo!()
+        let group = self.find(join.group.as_str())?;
+        let config = group.config();
+        let mismatch = |field, actual: String, expected: String| GroupError::Mismatch { field, actual, expected };
+        if let Some(mode) = join.expect.mode
+            && mode != config.mode
+        {
+            return Err(mismatch("mode", format!("{:?}", config.mode), format!("{mode:?}")));
+        }
+        if let Some(topics) = &join.expect.topics {
+            let mut expected: Vec<&str> = topics.iter().map(|topic| topic.as_str()).collect();
+            let mut actual: Vec<&str> = config.subscription.iter().map(String::as_str).collect();
+            expected.sort_unstable();
+            actual.sort_unstable();
+            if actual != expected {
+                return Err(mismatch("topics", actual.join(", "), expected.join(", ")));
+            }
+        }
+        Session::begin(group, join)
     }
 
-    /// Takes a verb. Never blocks; answers come as frames.
+    /// A group by its name.
+    fn find(&self, name: &str) -> Result<Arc<Group>, GroupError> {
+        self.shared.check()?;
+        let found = self.map.read().by_name.get(name).cloned();
+        found.ok_or_else(|| GroupError::NotFound { group: name.to_owned() })
+    }
+
+    /// All groups, in order of their names.
+    fn all_groups(&self) -> Vec<Arc<Group>> {
+        self.map.read().by_name.values().cloned().collect()
+    }
+
+    /// Groups in order of their names, after `after`, with this prefix.
+    fn page(&self, after: Option<&str>, prefix: &str) -> Vec<Arc<Group>> {
+        let map = self.map.read();
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let range = map.by_name.range::<str, _>((from, Bound::Unbounded));
+        let matching = range.take_while(|(name, _)| name.as_str().starts_with(prefix));
+        matching.map(|(_, group)| Arc::clone(group)).collect()
+    }
+
+    /// Whether groups can be had.
     ///
     /// # Errors
-    /// The session is over, or the groups are stopped.
-    pub fn handle(&self, verb: Verb) -> Result<(), GroupError> {
-        let _ = verb;
-        todo!()
-    }
-
-    /// The next frame, durable as far as it must be, its records read; `None` after [`Frame::Ended`] or
-    /// [`Frame::Goodbye`]. Safe to drop at any await.
-    pub async fn next(&mut self) -> Option<SessionFrame> {
-        todo!()
-    }
-
-    /// The name of the dead-letter entry's or record's topic, for tests and logs.
-    pub fn group_name(&self) -> &GroupName {
-        todo!()
+    /// They are being recovered, or are stopped.
+    pub fn check(&self) -> Result<(), GroupError> {
+        self.shared.check()
     }
 }
 
-/// Keeps what a lane's name is made of in one place: SipHash-1-3 of 128 bits with a fixed key over the record's key;
-/// for a record without key over its offset, with another.
-pub fn lane_key(key: Option<&[u8]>, offset: Offset) -> crate::model::LaneKey {
-    use std::hash::Hasher as _;
+impl Groups for Coordinator {
+    fn by_id(&self, id: GroupId) -> Option<Arc<dyn GroupHandle>> {
+        let group = self.map.read().by_id.get(&id).cloned()?;
+        Some(group)
+    }
 
-    use siphasher::sip128::{Hasher128 as _, SipHasher13};
-    let hash = match key {
-        Some(key) => {
-            let mut hasher = SipHasher13::new_with_keys(0x7361_776c_6f67, 1);
-            hasher.write(key);
-            hasher.finish128()
-        }
-        None => {
-            let mut hasher = SipHasher13::new_with_keys(0x7361_776c_6f67, 2);
-            hasher.write(&offset.get().to_le_bytes());
-            hasher.finish128()
-        }
-    };
-    crate::model::LaneKey(hash.as_u128())
+    fn by_name(&self, name: &str) -> Option<Arc<dyn GroupHandle>> {
+        let group = self.map.read().by_name.get(name).cloned()?;
+        Some(group)
+    }
+
+    fn all(&self) -> Vec<Arc<dyn GroupHandle>> {
+        self.all_groups().into_iter().map(|group| group as Arc<dyn GroupHandle>).collect()
+    }
 }

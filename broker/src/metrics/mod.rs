@@ -10,6 +10,7 @@
 
 mod collectors;
 mod dead_letters;
+mod groups;
 mod journals;
 
 use std::sync::{Arc, Weak};
@@ -23,9 +24,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use collectors::{PartitionCollector, ProcessCollector};
+use groups::GroupFamilies;
 use journals::JournalFamilies;
 
 pub use dead_letters::{DeadLetterMetrics, DeadLetterSample, DeadLetterSource, DepthSample};
+pub use groups::GroupMetrics;
 pub use journals::JournalMetrics;
 
 /// Media type of [`Metrics::encode`].
@@ -98,6 +101,7 @@ pub struct Metrics {
     journals: JournalFamilies,
     /// Dead letters.
     pub dead_letters: DeadLetterMetrics,
+    groups: GroupFamilies,
     /// Seconds from the entry of a batch into its partition to the end of the write.
     pub append_duration: Histogram,
     /// Seconds of a sync of log data.
@@ -158,6 +162,7 @@ impl Metrics {
         metrics.register_server(&mut registry);
         metrics.journals.register(&mut registry);
         metrics.dead_letters.register(&mut registry);
+        metrics.groups.register(&mut registry);
         registry.register_collector(Box::new(PartitionCollector {
             source: Arc::clone(&metrics.source),
             per_partition: metrics.per_partition,
@@ -183,6 +188,7 @@ impl Metrics {
             errors: Family::default(),
             journals: JournalFamilies::default(),
             dead_letters: DeadLetterMetrics::default(),
+            groups: GroupFamilies::default(),
             append_duration: Histogram::new(append_buckets),
             sync_duration: Histogram::new(sync_buckets),
             appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -267,6 +273,16 @@ impl Metrics {
     /// The metrics of a journal; look them up once and keep them.
     pub fn journal(&self, name: &'static str) -> JournalMetrics {
         self.journals.of(name)
+    }
+
+    /// The counters of a consumer group; look them up once and keep them.
+    pub fn group(&self, group: &str) -> GroupMetrics {
+        self.groups.of(group)
+    }
+
+    /// Removes the counters of a deleted group.
+    pub fn forget_group(&self, group: &str) {
+        self.groups.forget(group);
     }
 
     /// The counters of a partition; look them up once and keep them.

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
+use crate::coordinator::Coordinator;
 use crate::dead_letter::Letters;
 use crate::log::data_dir::DataDir;
 use crate::metrics::Metrics;
@@ -56,6 +57,7 @@ pub struct Engine {
     metrics: Arc<Metrics>,
     topics: Arc<Topics>,
     letters: Arc<Letters>,
+    coordinator: Arc<Coordinator>,
     in_flight: InFlight,
     state: watch::Sender<EngineState>,
     shared: Arc<Inside>,
@@ -91,8 +93,8 @@ impl Engine {
     }
 
     /// All consumer groups.
-    pub fn coordinator(&self) -> &Arc<crate::coordinator::Coordinator> {
-        todo!()
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.coordinator
     }
 
     /// The dead letters of all groups.

@@ -105,7 +105,7 @@ impl Server {
         let draining = CancellationToken::new();
         let services = Services::new(ServiceParts {
             topics: Arc::clone(engine.topics()),
-            coordinator: Arc::new(crate::coordinator::Coordinator {}),
+            coordinator: Arc::clone(engine.coordinator()),
             letters: Arc::clone(engine.letters()),
             metrics: Arc::clone(engine.metrics()),
             clock: Arc::clone(engine.clock()),

@@ -59,7 +59,7 @@ async fn who_sends_neither_protocol_in_time_is_cut() {
     let (draining, killed) = (CancellationToken::new(), CancellationToken::new());
     let services = Services::new(ServiceParts {
         topics: Arc::clone(engine.topics()),
-        coordinator: Arc::new(crate::coordinator::Coordinator {}),
+        coordinator: Arc::clone(engine.coordinator()),
         letters: Arc::clone(engine.letters()),
         metrics: Arc::clone(engine.metrics()),
         clock: Arc::clone(engine.clock()),

@@ -179,6 +179,7 @@ impl Shared {
                 }
                 let topic = Topic::new(&metadata, slots);
                 own.map.write().insert(Arc::clone(&topic));
+                own.created.notify_one();
                 tracing::info!(topic = topic.name.as_str(), id = topic.id.0, "topic created");
                 Ok((topic, true))
             })

@@ -91,6 +91,7 @@ struct Shared {
     runtime: tokio::runtime::Handle,
     tasks: TaskTracker,
     draining: AtomicBool,
+    created: tokio::sync::Notify,
     /// Who knows what would be lost with a topic (rule RE-10).
     guard: RwLock<Option<Arc<dyn DeletionGuard>>>,
 }
@@ -122,6 +123,7 @@ impl Topics {
             runtime,
             tasks: TaskTracker::new(),
             draining: AtomicBool::new(false),
+            created: tokio::sync::Notify::new(),
             guard: RwLock::new(None),
         };
         Self { shared: Arc::new(shared) }
@@ -135,6 +137,11 @@ impl Topics {
     /// A topic by its id: what state hangs on. A look-up in memory.
     pub fn by_uuid(&self, uuid: TopicUuid) -> Option<Arc<Topic>> {
         self.shared.map.read().by_uuid.get(&uuid).cloned()
+    }
+
+    /// Notified when a topic was created; for one who waits.
+    pub fn created(&self) -> &tokio::sync::Notify {
+        &self.shared.created
     }
 
     /// Up to `limit` topics in order of their names, after `after`, with this prefix.

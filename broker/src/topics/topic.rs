@@ -6,7 +6,7 @@ use super::dead_letter::DeadLettersOf;
 use super::metadata::state::TopicMetadata;
 use super::settings::{TopicConfig, TopicNotes, TopicRevision};
 use super::slot::PartitionSlot;
-use crate::model::{PartitionId, TopicId, TopicName, TopicUuid};
+use crate::model::{Offset, PartitionId, TopicId, TopicName, TopicUuid};
 use crate::partition::PartitionLog;
 
 /// A topic to create.
@@ -74,6 +74,12 @@ impl Topic {
             slots,
             current: parking_lot::RwLock::new(Arc::clone(&metadata.revision)),
         })
+    }
+
+    /// Bytes of a partition's log from an offset on: of whole segments, and a share by offsets of the one that holds it.
+    pub fn bytes_from(&self, partition: PartitionId, from: Offset) -> u64 {
+        let slot = self.slots.get(partition.0 as usize);
+        slot.and_then(|slot| slot.partition()).map_or(0, |partition| partition.bytes_from(from))
     }
 
     /// The places of its partitions, in order.

@@ -320,3 +320,25 @@ fn headers_without_a_value_and_with_names_of_any_bytes_come_back_as_they_were() 
     let found: Vec<_> = record.headers.iter().map(|header| (&header.key[..], header.value.as_deref())).collect();
     assert_eq!(found, headers);
 }
+
+#[test]
+fn a_record_is_found_again_by_its_place() {
+    let mut builder = BatchBuilder::new(Codec::Zstd);
+    for number in 0..5_u8 {
+        builder.push(7, Some(&[number]), Some(&[number; 40]), std::iter::empty());
+    }
+    let records = records(&builder.finish(), &BatchLimits::DEFAULT).expect("a batch");
+    let mut views = records.views();
+    let mut places = Vec::new();
+    loop {
+        let left = views.bytes_left();
+        let Some(view) = views.next() else { break };
+        places.push((view.expect("a record").index, left));
+    }
+    for (index, left) in places {
+        let record = records.at(index, left).expect("the record");
+        assert_eq!(record.key.as_deref(), Some(&[index as u8][..]));
+        assert!(records.at(index + 1, left).is_err(), "another record is not taken for it");
+    }
+    assert!(records.at(0, usize::MAX).is_err());
+}

@@ -163,6 +163,13 @@ impl<'a> Walk<'a> {
     }
 }
 
+impl Walk<'_> {
+    /// Bytes of records that are left: the place of the next record, for [`Records::at`].
+    pub fn bytes_left(&self) -> usize {
+        self.rest.len()
+    }
+}
+
 impl<'a> Iterator for Walk<'a> {
     type Item = Result<RecordView<'a>, BatchError>;
 
@@ -256,6 +263,16 @@ impl Records {
             headers: view.headers.map(header).collect(),
             timestamp_ms: view.timestamp_ms,
         }
+    }
+
+    /// The record of this number, which begins where a walk had `bytes_left` before it.
+    ///
+    /// # Errors
+    /// [`BatchError::Invalid`] if no record of this number begins there.
+    pub fn at(&self, index: u32, bytes_left: usize) -> Result<BatchRecord, BatchError> {
+        let start = self.body.len().checked_sub(bytes_left);
+        let rest = start.map_or(&[][..], |start| &self.body[start..]);
+        read_record(rest, index, self.base_timestamp_ms).map(|(view, _)| self.share(&view))
     }
 
     /// Bytes of all records, decompressed.

@@ -15,6 +15,7 @@ use super::checkpoints::Checkpoints;
 use super::disk::DiskWatch;
 use super::{Engine, EngineState, Inside, Threads};
 use crate::config::BrokerConfig;
+use crate::coordinator::{Coordinator, CoordinatorParts};
 use crate::dead_letter::{Letters, LettersParts};
 use crate::limits;
 use crate::log::data_dir::{DataDir, DataDirOptions};
@@ -221,6 +222,14 @@ impl Opening {
             #[cfg(any(test, feature = "testing"))]
             sabotage: crate::dead_letter::Sabotage::default(),
         });
+        let coordinator = Coordinator::new(CoordinatorParts {
+            journals: Arc::clone(&journals),
+            topics: Arc::clone(&topics),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&metrics),
+            runtime: runtime.clone(),
+        });
+        coordinator.set_dead_letters(Arc::clone(&letters) as _);
         let inside = Arc::new(Inside {
             journals,
             disk: Mutex::new(Some(self.disk_watch(&topics, &metrics))),
@@ -238,6 +247,7 @@ impl Opening {
             metrics,
             topics,
             letters,
+            coordinator,
             in_flight: InFlight::new(limits::IN_FLIGHT_BYTES),
             state: watch::Sender::new(EngineState::Recovering),
             shared: inside,

@@ -31,6 +31,7 @@ impl Engine {
         let config = Arc::clone(&self.config);
         let inside = Arc::clone(&self.shared);
         let shown = self.state.clone();
+        let coordinator = Arc::clone(&self.coordinator);
         let thread = std::thread::Builder::new().name("sawlog-recovery".into());
         let thread = thread.spawn(move || {
             let recovery = Recovery { factory: topics.factory(), metrics: &metrics, state: &state, ends: &ends };
@@ -47,6 +48,8 @@ impl Engine {
             if inside.cancel.is_cancelled() {
                 return;
             }
+            // Every partition that can be opened is open: the groups are compared with them.
+            inside.runtime.block_on(coordinator.start());
             jobs::start(&inside, &topics, &metrics, &clock, &config);
             shown.send_if_modified(|state| {
                 let recovering = *state == EngineState::Recovering;

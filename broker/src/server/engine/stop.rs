@@ -16,6 +16,7 @@ impl Engine {
     /// Takes nothing new from now on; what is in flight is finished.
     pub fn begin_shutdown(&self) {
         self.state.send_replace(EngineState::Draining);
+        self.coordinator.begin_shutdown();
         self.topics.begin_shutdown();
     }
 
@@ -54,6 +55,7 @@ impl Engine {
                 tracing::error!(job = name, %error, "a job ended badly");
             }
         }
+        self.coordinator.stop().await;
         self.topics.finish_tasks().await;
         let mut ends = self.close_partitions().await;
         ends.extend(self.close_journals().await);
@@ -97,6 +99,7 @@ impl Engine {
     /// Ends every thread, writes nothing more, and lets go of the directory. Does nothing the second time.
     pub(super) fn abandon(&self) {
         self.shared.cancel.cancel();
+        self.coordinator.abandon();
         self.topics.begin_shutdown();
         let (recovery, stop, runtime) = {
             let mut threads = self.shared.threads.lock();

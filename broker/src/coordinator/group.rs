@@ -1,0 +1,578 @@
+//! One group: a lock around its machine, the outboxes of its sessions, and what follows from each event.
+//!
+//! [`Group::drive_event`] is the one way in. Under the lock: the machine decides, its records go to both journals (so
+//! that they stand there in the order in which they were decided), frames go to outboxes, fetches begin. What calls
+//! others (dead letters, metrics) is handed over after the lock, in the order of the decisions.
+//!
+//! Invariants: no await and no call out of this module's own structures under the lock; at most one fetch of a
+//! partition is out, a newer one ends the older; the group's place in the timers is never later than its deadline.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, MutexGuard};
+use tokio::task::AbortHandle;
+
+use super::GroupError;
+use super::counters::Counters;
+use super::delivery::cache::Cache;
+use super::delivery::fetch;
+use super::outbox::Outbox;
+use super::shared::Shared;
+use super::waiters::Waiters;
+use crate::dead_letter::handle::{Driven, GroupHandle, Written};
+use crate::group::effect::{Effects, Fetch, Frame, Notice, Refusal};
+use crate::group::entry::EntryTable;
+use crate::group::event::{Admin, Event, Fetched, Join, Verb};
+use crate::group::machine::Machine;
+use crate::group::record::{GapReason, GroupRecord, Intent, SettledAs};
+use crate::group::state::GroupState;
+use crate::group::{GroupConfig, GroupTopic};
+use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid};
+use crate::partition::journal_thread::JournalStopped;
+use crate::partition::{BoxFuture, PartitionLog};
+
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// Runs of each partition that are remembered as not handled.
+const SKIPS_KEPT: usize = 256;
+
+/// One group.
+#[derive(Debug)]
+pub(super) struct Group {
+    id: GroupId,
+    name: GroupName,
+    shared: Arc<Shared>,
+    own: Weak<Self>,
+    inner: Mutex<Inner>,
+    cache: Cache,
+    pub(super) waiters: Waiters,
+    counters: Counters,
+    /// When the timers look at the group next, by the monotonic clock in milliseconds.
+    scheduled_ms: AtomicU64,
+    handing: Mutex<()>,
+    handovers: Mutex<VecDeque<Handover>>,
+}
+
+/// What the lock protects.
+#[derive(Debug)]
+pub(super) struct Inner {
+    pub(super) machine: Machine,
+    pub(super) config: Arc<GroupConfig>,
+    outboxes: HashMap<MemberId, Arc<Outbox>>,
+    fetches: HashMap<Source, (u64, AbortHandle)>,
+    next_fetch: u64,
+    told: HashMap<Source, Offset>,
+    written: Written,
+    /// Deleted, or the broker stops: nothing is decided any more.
+    gone: bool,
+    /// The end of the group is in the journal.
+    deleted: bool,
+    /// The last runs of each partition that were settled, but not as handled.
+    skips: HashMap<Source, VecDeque<OffsetRange>>,
+    /// Since when nobody has a stream, by the monotonic clock in milliseconds.
+    idle_since_ms: u64,
+}
+
+/// What others are told after the lock.
+#[derive(Debug)]
+struct Handover {
+    moves: Vec<(Source, u64)>,
+    opened: Vec<(Source, u64)>,
+    notices: Vec<Notice>,
+    written: Written,
+}
+
+impl Group {
+    /// A group with the state that the journals have, or that was just created.
+    pub(super) fn new(shared: &Arc<Shared>, machine: Machine) -> Arc<Self> {
+        let (id, name) = (machine.state().id, machine.state().name.clone());
+        let inner = Inner {
+            config: Arc::new(machine.state().config.clone()),
+            machine,
+            outboxes: HashMap::new(),
+            fetches: HashMap::new(),
+            next_fetch: 1,
+            told: HashMap::new(),
+            written: Written::default(),
+            gone: false,
+            deleted: false,
+            skips: HashMap::new(),
+            idle_since_ms: shared.now().monotonic_ms,
+        };
+        Arc::new_cyclic(|own| Self {
+            id,
+            cache: Cache::new(Arc::clone(&shared.cache_budget)),
+            shared: Arc::clone(shared),
+            own: own.clone(),
+            inner: Mutex::new(inner),
+            waiters: Waiters::default(),
+            counters: Counters::new(shared.metrics.group(name.as_str())),
+            name,
+            scheduled_ms: AtomicU64::new(NEVER),
+            handing: Mutex::new(()),
+            handovers: Mutex::default(),
+        })
+    }
+
+    pub(super) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    pub(super) fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(super) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    pub(super) fn config(&self) -> Arc<GroupConfig> {
+        Arc::clone(&self.inner.lock().config)
+    }
+
+    /// Looks at the machine; keep it short.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Machine) -> T) -> T {
+        look(&self.inner.lock().machine)
+    }
+
+    /// Looks at the machine and what is kept beside it; keep it short.
+    pub(super) fn look_inside<T>(&self, look: impl FnOnce(&Inner) -> T) -> T {
+        look(&self.inner.lock())
+    }
+
+    /// What everything decided so far must wait for.
+    pub(super) fn written(&self) -> Written {
+        self.inner.lock().written
+    }
+
+    /// A partition of the group.
+    pub(super) fn log(&self, source: Source) -> Option<Arc<dyn PartitionLog>> {
+        self.shared.logs.log(source)
+    }
+
+    /// The partition that holds the dead letters of a partition.
+    pub(super) fn dead_letter_log(&self, source: Source) -> Option<Arc<dyn PartitionLog>> {
+        self.shared.logs.dead_letter_log(source, self.id)
+    }
+
+    /// Whether every stored batch of the partition's topic can be decoded.
+    pub(super) fn proves_batches(&self, source: Source) -> bool {
+        self.shared.logs.proves_batches(source.topic)
+    }
+
+    /// The epoch that the state of a partition was last compared with; `None`: not a partition of the group.
+    pub(super) fn known_epoch(&self, source: Source) -> Option<PartitionEpoch> {
+        self.look(|machine| machine.state().partitions.get(&source).map(|partition| partition.epoch))
+    }
+
+    /// The same, with the end of everything that the group knows of the partition.
+    pub(super) fn highest(&self, source: Source) -> Option<(PartitionEpoch, Offset)> {
+        self.look(|machine| {
+            let partition = machine.state().partitions.get(&source)?;
+            let after = |offset: Offset| offset.saturating_add(1);
+            let read_to = machine.partition_live(source).map(|live| live.read_to);
+            let tried = partition.tried.keys().next_back().copied().map(after);
+            let intents = partition.intents.values().map(|intent| after(intent.key.offset)).max();
+            let known = [Some(partition.settled.end()), read_to, tried, intents];
+            Some((partition.epoch, known.into_iter().flatten().fold(partition.settled.floor(), Offset::max)))
+        })
+    }
+
+    /// Why what lies below a log start is gone.
+    pub(super) fn reason_of_start(&self, source: Source, start: Offset) -> GapReason {
+        self.shared.reason_of_start(source, start)
+    }
+
+    /// Gives the machine an event and sees to everything that follows from it.
+    pub(super) fn drive_event(&self, event: Event) -> Driven {
+        let inner = self.inner.lock();
+        self.drive_locked(inner, event, |_| ())
+    }
+
+    /// Gives the answer to a fetch, unless a newer one has taken its place.
+    pub(super) fn fetched(&self, number: u64, fetched: Fetched) {
+        let mut inner = self.inner.lock();
+        let current = inner.fetches.get(&fetched.source).is_some_and(|(current, _)| *current == number);
+        if !current {
+            return;
+        }
+        inner.fetches.remove(&fetched.source);
+        inner.told.insert(fetched.source, fetched.high_watermark);
+        self.drive_locked(inner, Event::Fetched(Box::new(fetched)), |_| ());
+    }
+
+    /// Tells the machine of a high watermark that it does not know.
+    pub(super) fn tell_high_watermark(&self, source: Source, offset: Offset) {
+        let mut inner = self.inner.lock();
+        if inner.told.insert(source, offset) != Some(offset) {
+            self.drive_locked(inner, Event::HighWatermark { source, offset }, |_| ());
+        }
+    }
+
+    fn drive_locked(&self, mut inner: MutexGuard<'_, Inner>, event: Event, look: impl FnOnce(&Inner)) -> Driven {
+        if inner.gone || self.shared.stopped().is_some() {
+            look(&inner);
+            return Driven { stopped: true, ..Driven::default() };
+        }
+        let now = self.shared.now();
+        let effects = inner.machine.handle(event, now);
+        let handover = self.follow(&mut inner, effects);
+        look(&inner);
+        let driven = Driven { outcome: handover.1, written: inner.written, stopped: false };
+        if let Some(handover) = handover.0 {
+            // Still under the lock: handovers stand in the order of the decisions.
+            self.handovers.lock().push_back(handover);
+            drop(inner);
+            self.hand_over();
+        }
+        driven
+    }
+
+    /// Everything that follows from an event under the lock.
+    fn follow(&self, inner: &mut Inner, effects: Effects) -> (Option<Handover>, Option<Result<(), Refusal>>) {
+        let Effects { records, entry_records, frames, fetches, moves, opened, deadline_ms, notices, outcome } = effects;
+        if !records.is_empty() || !entry_records.is_empty() {
+            let written = self.shared.journals.append(self.id, &records, &entry_records);
+            inner.written.group = inner.written.group.max(written.group);
+            inner.written.entries = inner.written.entries.max(written.entries);
+            self.note_records(inner, &records);
+        }
+        self.waiters.wake(&records, &entry_records);
+        for outgoing in frames {
+            let (member, ends) = (outgoing.member, matches!(outgoing.frame, Frame::Ended(_)));
+            let Some(outbox) = inner.outboxes.get(&member) else { continue };
+            outbox.push(outgoing, inner.written);
+            if ends {
+                inner.outboxes.remove(&member);
+            }
+        }
+        for fetch in fetches {
+            self.begin_fetch(inner, fetch);
+        }
+        self.schedule(deadline_ms);
+        let quiet = moves.is_empty() && opened.is_empty() && notices.is_empty();
+        let handover = (!quiet).then(|| Handover { moves, opened, notices, written: inner.written });
+        (handover, outcome)
+    }
+
+    /// What records change of what is kept beside the machine.
+    fn note_records(&self, inner: &mut Inner, records: &[GroupRecord]) {
+        for record in records {
+            match record {
+                GroupRecord::Configured { .. } => inner.config = Arc::new(inner.machine.state().config.clone()),
+                GroupRecord::Topics { removed, .. } => {
+                    let gone: Vec<Source> =
+                        inner.fetches.keys().filter(|source| removed.contains(&source.topic)).copied().collect();
+                    for source in gone {
+                        self.end_fetch(inner, source);
+                        self.cache.forget(source);
+                    }
+                }
+                GroupRecord::Reset { floors, .. } => {
+                    floors.iter().for_each(|start| self.cache.forget(start.source));
+                }
+                GroupRecord::Cut { source, .. } => self.cache.forget(*source),
+                GroupRecord::Deleted => inner.deleted = true,
+                GroupRecord::Settled { source, how: SettledAs::Skipped | SettledAs::Expired, runs } => {
+                    runs.iter().for_each(|run| inner.skipped(*source, *run));
+                }
+                GroupRecord::GapPassed { source, range, .. } => inner.skipped(*source, *range),
+                _ => {}
+            }
+        }
+    }
+
+    fn begin_fetch(&self, inner: &mut Inner, fetch: Fetch) {
+        self.end_fetch(inner, fetch.source);
+        let Some(own) = self.own.upgrade() else { return };
+        let number = inner.next_fetch;
+        inner.next_fetch += 1;
+        let task = self.shared.tasks.spawn_on(fetch::run(own, fetch, number), &self.shared.runtime);
+        inner.fetches.insert(fetch.source, (number, task.abort_handle()));
+    }
+
+    fn end_fetch(&self, inner: &mut Inner, source: Source) {
+        if let Some((_, task)) = inner.fetches.remove(&source) {
+            task.abort();
+        }
+    }
+
+    /// Makes sure that the timers look at the group in time.
+    fn schedule(&self, deadline_ms: Option<u64>) {
+        let Some(deadline) = deadline_ms else { return };
+        if deadline < self.scheduled_ms.load(Ordering::Relaxed) {
+            self.scheduled_ms.store(deadline, Ordering::Relaxed);
+            self.shared.timers.add(deadline, self.id);
+        }
+    }
+
+    /// What is to be done at the start of the broker, once the state has been compared with the partitions.
+    pub(super) fn start(&self) {
+        let mut inner = self.inner.lock();
+        if inner.gone || self.shared.stopped().is_some() {
+            return;
+        }
+        let mut effects = inner.machine.start(self.shared.now());
+        // The mover takes open intents from `GroupHandle::intents` at its start, and looks for their copies first.
+        effects.moves.clear();
+        if let (Some(handover), _) = self.follow(&mut inner, effects) {
+            self.handovers.lock().push_back(handover);
+        }
+        drop(inner);
+        self.hand_over();
+    }
+
+    /// The timers have come to the group's place of `due_ms`. A later or earlier place is another turn's.
+    pub(super) fn tick(&self, due_ms: u64) {
+        let inner = self.inner.lock();
+        if self.scheduled_ms.load(Ordering::Relaxed) != due_ms {
+            return;
+        }
+        self.scheduled_ms.store(NEVER, Ordering::Relaxed);
+        self.drive_locked(inner, Event::Tick, |_| ());
+    }
+
+    /// Tells others what has been decided, in order. Whoever comes while somebody does leaves it to them.
+    fn hand_over(&self) {
+        loop {
+            let Some(handing) = self.handing.try_lock() else { return };
+            loop {
+                let Some(handover) = self.handovers.lock().pop_front() else { break };
+                self.tell(handover);
+            }
+            drop(handing);
+            // Somebody may have come between the last look and the end of the turn.
+            if self.handovers.lock().is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn tell(&self, handover: Handover) {
+        let Handover { moves, opened, notices, written } = handover;
+        let Some(own) = self.own.upgrade() else { return };
+        self.counters.note(&notices);
+        if !opened.is_empty() {
+            self.shared.opened.add(&own, opened, written);
+        }
+        let Some(dead_letters) = self.shared.dead_letters.get() else { return };
+        let own: Arc<dyn GroupHandle> = own;
+        if !notices.is_empty() {
+            dead_letters.notices(&own, &notices);
+        }
+        if !moves.is_empty() {
+            dead_letters.moves(&own, moves, written);
+        }
+    }
+
+    /// Lets a member in: its frames go to `outbox` from now on. On a refusal everything is as it was.
+    pub(super) fn join(&self, join: Join, outbox: &Arc<Outbox>) -> Result<MemberEpoch, GroupError> {
+        let member = join.member;
+        let mut inner = self.inner.lock();
+        let before = inner.outboxes.insert(member, Arc::clone(outbox));
+        let mut epoch = None;
+        // On a refusal the older stream, if there is one, must get what the machine says to it.
+        let driven = self.drive_locked(inner, Event::Join(Box::new(join)), |inner| {
+            epoch = inner.machine.state().members.get(&member).map(|member| member.epoch);
+        });
+        match (driven.stopped, driven.outcome, epoch) {
+            (false, None | Some(Ok(())), Some(epoch)) => {
+                if let Some(before) = before {
+                    before.close();
+                }
+                Ok(epoch)
+            }
+            (stopped, outcome, _) => {
+                self.restore(member, outbox, before);
+                match outcome {
+                    Some(Err(refusal)) => Err(refusal.into()),
+                    _ if stopped => Err(self.shared.refusal(&self.name)),
+                    _ => Err(Refusal::SessionOver.into()),
+                }
+            }
+        }
+    }
+
+    /// Takes a refused stream out again.
+    fn restore(&self, member: MemberId, refused: &Arc<Outbox>, before: Option<Arc<Outbox>>) {
+        let mut inner = self.inner.lock();
+        if !inner.speaks(member, refused) {
+            return;
+        }
+        match before {
+            Some(before) => drop(inner.outboxes.insert(member, before)),
+            None => drop(inner.outboxes.remove(&member)),
+        }
+    }
+
+    /// Takes a verb of a stream, if it is still the member's.
+    pub(super) fn verb(
+        &self,
+        member: MemberId,
+        epoch: MemberEpoch,
+        outbox: &Arc<Outbox>,
+        verb: Verb,
+    ) -> Result<Driven, GroupError> {
+        let inner = self.inner.lock();
+        if !inner.speaks(member, outbox) {
+            let gone = inner.gone;
+            drop(inner);
+            return Err(if gone { self.shared.refusal(&self.name) } else { Refusal::SessionOver.into() });
+        }
+        let driven = self.drive_locked(inner, Event::Member { member, epoch, verb }, |_| ());
+        if driven.stopped { Err(self.shared.refusal(&self.name)) } else { Ok(driven) }
+    }
+
+    /// The member has left: its outbox is nobody's any more.
+    pub(super) fn detach(&self, member: MemberId, outbox: &Arc<Outbox>) {
+        let mut inner = self.inner.lock();
+        if inner.speaks(member, outbox) {
+            inner.outboxes.remove(&member);
+        }
+    }
+
+    /// The stream is gone; the session may be resumed.
+    pub(super) fn stream_ended(&self, member: MemberId, epoch: MemberEpoch, outbox: &Arc<Outbox>) {
+        let mut inner = self.inner.lock();
+        if inner.speaks(member, outbox) {
+            inner.outboxes.remove(&member);
+            self.drive_locked(inner, Event::StreamEnded { member, epoch }, |_| ());
+        }
+    }
+
+    /// For how long nobody has had a stream, in milliseconds.
+    pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
+        let mut inner = self.inner.lock();
+        if !inner.machine.state().members.is_empty() {
+            inner.idle_since_ms = now_ms;
+        }
+        now_ms.saturating_sub(inner.idle_since_ms)
+    }
+
+    /// The end of the group: its sessions end, its state is no more (rule OF-8). What must be durable then.
+    pub(super) fn delete(&self) -> Written {
+        let driven = self.drive_event(Event::Admin(Admin::Delete));
+        let mut written = driven.written;
+        {
+            let mut inner = self.inner.lock();
+            if !std::mem::replace(&mut inner.deleted, true) {
+                let own = self.shared.journals.append(self.id, &[GroupRecord::Deleted], &[]);
+                written.group = written.group.max(own.group);
+            }
+            let own = self.shared.journals.forget_entries(self.id);
+            written.entries = written.entries.max(own.entries);
+        }
+        self.end(Some(&Frame::Ended(Refusal::Deleted)));
+        written
+    }
+
+    /// Number of streams.
+    pub(super) fn streams(&self) -> usize {
+        self.inner.lock().outboxes.len()
+    }
+
+    /// Ends everything at once: nothing is decided any more, streams end, fetches stop.
+    pub(super) fn end(&self, frame: Option<&Frame>) {
+        let mut inner = self.inner.lock();
+        inner.gone = true;
+        for (_, (_, task)) in inner.fetches.drain() {
+            task.abort();
+        }
+        let (outboxes, written) = (std::mem::take(&mut inner.outboxes), inner.written);
+        drop(inner);
+        for (member, outbox) in outboxes {
+            match frame {
+                Some(frame) => {
+                    let after = crate::group::effect::After::Now;
+                    outbox.push(crate::group::effect::Outgoing { member, frame: frame.clone(), after }, written);
+                    outbox.finish(Written::default());
+                }
+                None => outbox.close(),
+            }
+        }
+        self.waiters.wake_all();
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.inner.lock().gone
+    }
+}
+
+impl Inner {
+    /// Keeps what was not handled, for those who ask soon after (rule RW-1). After a restart, and for what is long past,
+    /// settled counts as handled: the journal does not keep how.
+    fn skipped(&mut self, source: Source, run: OffsetRange) {
+        let skips = self.skips.entry(source).or_default();
+        match skips.back_mut() {
+            Some(last) if last.to == run.from => last.to = run.to,
+            _ => {
+                if skips.len() >= SKIPS_KEPT {
+                    skips.pop_front();
+                }
+                skips.push_back(run);
+            }
+        }
+    }
+
+    /// Whether a settled record is known not to have been handled.
+    pub(super) fn was_skipped(&self, source: Source, offset: Offset) -> bool {
+        self.skips.get(&source).is_some_and(|skips| skips.iter().any(|run| run.contains(offset)))
+    }
+
+    /// Whether a stream is the member's present one.
+    fn speaks(&self, member: MemberId, outbox: &Arc<Outbox>) -> bool {
+        self.outboxes.get(&member).is_some_and(|current| Arc::ptr_eq(current, outbox))
+    }
+}
+
+impl GroupHandle for Group {
+    fn id(&self) -> GroupId {
+        self.id
+    }
+
+    fn name(&self) -> &GroupName {
+        &self.name
+    }
+
+    fn config(&self) -> Arc<GroupConfig> {
+        Self::config(self)
+    }
+
+    fn topic(&self, topic: TopicUuid) -> Option<GroupTopic> {
+        self.look(|machine| machine.state().topics.get(&topic).cloned())
+    }
+
+    fn intent(&self, source: Source, number: u64) -> Option<Intent> {
+        self.look(|machine| machine.state().partitions.get(&source)?.intents.get(&number).cloned())
+    }
+
+    fn intents(&self) -> Vec<(Source, u64)> {
+        self.look(|machine| {
+            let partitions = machine.state().partitions.iter();
+            partitions.flat_map(|(source, state)| state.intents.keys().map(|number| (*source, *number))).collect()
+        })
+    }
+
+    fn with_entries(&self, look: &mut dyn FnMut(&EntryTable)) {
+        self.look(|machine| look(machine.entries()));
+    }
+
+    fn with_state(&self, look: &mut dyn FnMut(&GroupState)) {
+        self.look(|machine| look(machine.state()));
+    }
+
+    fn drive(&self, event: Event) -> Driven {
+        self.drive_event(event)
+    }
+
+    fn durable(&self, written: Written) -> BoxFuture<'static, Result<(), JournalStopped>> {
+        self.shared.wait(written)
+    }
+}

@@ -1,0 +1,147 @@
+//! How far groups are behind and what holds them up (rules OB-1, OB-3, OB-4, RE-3): from positions and indexes, without
+//! looking at payloads; the cost of a look hangs on the number of partitions, never on the lag.
+
+use super::admin::view_of;
+use super::group::Group;
+use super::positions::append_time;
+use super::views::{GroupLag, PartitionLag};
+use super::{Coordinator, GroupError};
+use crate::group::entry::{EntryState, LaneState};
+use crate::group::view::PartitionLive;
+use crate::model::{MemberId, Offset, PartitionEpoch, SlotRange, Source};
+use crate::partition::PartitionLog;
+
+/// What the machine says of a partition.
+struct Stand {
+    source: Source,
+    topic: String,
+    epoch: PartitionEpoch,
+    floor: Offset,
+    above: u64,
+    first_unread: Offset,
+    live: PartitionLive,
+    dead_lanes: u64,
+    open_entries: u64,
+    owner: Option<MemberId>,
+    metadata: String,
+}
+
+impl Coordinator {
+    /// How far a group is behind, and what holds it; all topics if none is named.
+    ///
+    /// # Errors
+    /// The group is not to be had, or a topic that is not the group's.
+    pub async fn lag(&self, name: &str, topics: &[String]) -> Result<GroupLag, GroupError> {
+        let group = self.find(name)?;
+        let view = view_of(&group);
+        for topic in topics {
+            if !view.topics.iter().any(|known| known.name == *topic) {
+                return Err(crate::topics::TopicError::NotFound { name: topic.clone() }.into());
+            }
+        }
+        let mut stands = stands(&group);
+        stands.retain(|stand| topics.is_empty() || topics.contains(&stand.topic));
+        stands.sort_by(|one, other| (&one.topic, one.source.partition).cmp(&(&other.topic, other.source.partition)));
+        let mut partitions = Vec::with_capacity(stands.len());
+        for stand in stands {
+            partitions.push(self.partition_lag(stand).await);
+        }
+        let dead_lanes = group.look(|machine| machine.entries().lane_count() as u64);
+        Ok(GroupLag { group: view, partitions, dead_lanes })
+    }
+
+    async fn partition_lag(&self, stand: Stand) -> PartitionLag {
+        let log = self.shared.logs.log(stand.source);
+        let now_ms = self.shared.clock.wall_ms();
+        let age = |append_ms: i64| if append_ms == 0 { 0 } else { now_ms.saturating_sub(append_ms).max(0) };
+        let (log_start, high_watermark) = log.as_ref().map_or((stand.floor, stand.floor), |log| bounds(&**log));
+        let from = stand.floor.max(log_start);
+        let lag_records = high_watermark.distance_from(from).saturating_sub(stand.above);
+        let (mut lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut time_to_loss_ms) = (0, 0, 0, None);
+        if let Some(log) = &log {
+            let undelivered = match stand.live.undelivered {
+                Some((_, append_ms)) => append_ms,
+                None => append_time(&**log, stand.first_unread).await,
+            };
+            lag_ms = age(undelivered);
+            if lag_records > 0 {
+                let floor_ms = append_time(&**log, from).await;
+                oldest_unsettled_ms = age(floor_ms);
+                lag_bytes = self.bytes_from(stand.source, from);
+                time_to_loss_ms = self.time_to_loss(stand.source, floor_ms, now_ms);
+            }
+        }
+        PartitionLag {
+            topic: stand.topic,
+            topic_id: stand.source.topic,
+            partition: stand.source.partition,
+            floor: stand.floor,
+            epoch: stand.epoch,
+            log_start,
+            high_watermark,
+            lag_records,
+            lag_bytes,
+            lag_ms,
+            oldest_unsettled_ms,
+            in_flight: stand.live.in_flight,
+            held_records: stand.live.held,
+            blocked_lanes: stand.live.blocked_lanes,
+            dead_lanes: stand.dead_lanes,
+            open_entries: stand.open_entries,
+            time_to_loss_ms,
+            gap: stand.live.gap,
+            owner: stand.owner,
+            metadata: stand.metadata,
+        }
+    }
+
+    /// Bytes of log from an offset on: whole segments, and a share of the one that holds it.
+    fn bytes_from(&self, source: Source, from: Offset) -> u64 {
+        let Some(topic) = self.topics.by_uuid(source.topic) else { return 0 };
+        topic.bytes_from(source.partition, from)
+    }
+
+    /// When retention by age reaches a record of this append time (rule RE-3).
+    fn time_to_loss(&self, source: Source, append_ms: i64, now_ms: i64) -> Option<i64> {
+        let topic = self.topics.by_uuid(source.topic)?;
+        let retention_ms = i64::try_from(topic.revision().config.retention_ms?).ok()?;
+        (append_ms != 0).then(|| append_ms.saturating_add(retention_ms).saturating_sub(now_ms).max(0))
+    }
+}
+
+fn bounds(log: &dyn PartitionLog) -> (Offset, Offset) {
+    (log.log_start(), log.high_watermark())
+}
+
+/// What the machine says of every partition, under one lock.
+fn stands(group: &Group) -> Vec<Stand> {
+    group.look(|machine| {
+        let state = machine.state();
+        let mut counts: std::collections::HashMap<Source, (u64, u64)> = std::collections::HashMap::new();
+        for (source, _, lane) in machine.entries().lanes() {
+            counts.entry(source).or_default().0 += u64::from(lane == LaneState::Dead);
+        }
+        for (key, entry) in machine.entries().iter() {
+            counts.entry(key.source).or_default().1 += u64::from(entry.state == EntryState::Open);
+        }
+        let stand = |(source, partition): (&Source, &crate::group::state::PartitionState)| {
+            let live = machine.partition_live(*source).unwrap_or_default();
+            let (dead_lanes, open_entries) = counts.get(source).copied().unwrap_or_default();
+            let runs = state.owners.get(source).map_or(&[][..], Vec::as_slice);
+            Some(Stand {
+                source: *source,
+                topic: state.topics.get(&source.topic)?.name.clone(),
+                epoch: partition.epoch,
+                floor: partition.settled.floor(),
+                above: partition.settled.settled_above_floor(),
+                first_unread: live.read_to.max(partition.settled.floor()),
+                live,
+                dead_lanes,
+                open_entries,
+                owner: runs.first().filter(|run| run.slots == SlotRange::ALL).map(|run| run.member),
+                metadata: partition.commit.metadata.clone(),
+            })
+        };
+        state.partitions.iter().filter_map(stand).collect()
+    })
+}

@@ -1,0 +1,294 @@
+//! One member's stream: verbs in, frames out, each once what it stands on is durable.
+//!
+//! [`Session::next`] may be dropped at any await: what it has taken out of the outbox it keeps until the frame is
+//! handed over. Reading the records of a delivery happens here, in the task of the stream, so that one slow member
+//! holds up nobody else.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::GroupError;
+use super::delivery::payload::{self, Missing, Range};
+use super::frames::{JoinGroup, SessionFrame};
+use super::group::Group;
+use super::outbox::{Next, Outbox};
+use crate::dead_letter::handle::Written;
+use crate::group::GroupConfig;
+use crate::group::effect::{Delivered, Delivery, Frame};
+use crate::group::event::{Event, NackKind, Targets, Verb};
+use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, OffsetRange, Source, TopicName, TopicUuid};
+
+/// Number of verbs that the broker says in a member's place; their answers are nobody's.
+const INTERNAL: u64 = u64::MAX;
+/// Records that cannot be read now are tried again after so many milliseconds.
+const READ_AGAIN_MS: u64 = 1_000;
+
+/// One stream of a member. Dropped without [`Verb::Leave`], it may be resumed.
+#[derive(Debug)]
+pub struct Session {
+    group: Arc<Group>,
+    member: MemberId,
+    epoch: MemberEpoch,
+    config: Arc<GroupConfig>,
+    outbox: Arc<Outbox>,
+    batches: bool,
+    /// Least bytes of a delivery, and how long they are waited for (rule FC-3).
+    min_bytes: usize,
+    max_wait: Duration,
+    /// What was taken out of the outbox and is being filled with records.
+    current: Option<Current>,
+    ready: VecDeque<SessionFrame>,
+    held: Held,
+    over: bool,
+    left: std::sync::atomic::AtomicBool,
+}
+
+/// A delivery that is being filled.
+#[derive(Debug)]
+enum Current {
+    Records(Delivered),
+    Range(Range),
+}
+
+/// Deliveries that wait for more (rule FC-3).
+#[derive(Debug, Default)]
+struct Held {
+    frames: Vec<SessionFrame>,
+    bytes: usize,
+    /// Monotonic time at which they go out anyway.
+    until: Duration,
+}
+
+impl Session {
+    /// Lets a member in.
+    pub(super) fn begin(group: Arc<Group>, join: JoinGroup) -> Result<Self, GroupError> {
+        let outbox = Arc::new(Outbox::default());
+        let member = join.join.member;
+        let epoch = group.join(join.join, &outbox)?;
+        Ok(Self {
+            config: group.config(),
+            group,
+            member,
+            epoch,
+            outbox,
+            batches: join.batches,
+            min_bytes: join.min_bytes as usize,
+            max_wait: Duration::from_millis(join.max_wait_ms).min(crate::limits::LONG_POLL),
+            current: None,
+            ready: VecDeque::new(),
+            held: Held::default(),
+            over: false,
+            left: false.into(),
+        })
+    }
+
+    /// Settings of the group, for the answer to the join.
+    pub fn config(&self) -> Arc<GroupConfig> {
+        Arc::clone(&self.config)
+    }
+
+    /// The group's number, of which ids of entries are made.
+    pub fn group_id(&self) -> GroupId {
+        self.group.id()
+    }
+
+    /// Name of the group.
+    pub fn group_name(&self) -> &GroupName {
+        self.group.name()
+    }
+
+    /// Name of a topic of the group.
+    pub fn topic_name(&self, topic: TopicUuid) -> Option<TopicName> {
+        self.group.look(|machine| {
+            let known = machine.state().topics.get(&topic)?;
+            TopicName::parse(&known.name).ok()
+        })
+    }
+
+    /// Takes a verb. Never blocks; answers come as frames.
+    ///
+    /// # Errors
+    /// The session is over, or the groups are stopped.
+    pub fn handle(&self, verb: Verb) -> Result<(), GroupError> {
+        if let Verb::Commit { source, .. } = &verb
+            && let Some(log) = self.group.log(*source)
+        {
+            // A commit is held against the high watermark as it is now (rule AK-8).
+            self.group.tell_high_watermark(*source, log.high_watermark());
+        }
+        let leaves = matches!(verb, Verb::Leave);
+        let driven = self.group.verb(self.member, self.epoch, &self.outbox, verb)?;
+        if leaves {
+            self.left.store(true, std::sync::atomic::Ordering::SeqCst);
+            self.outbox.finish(driven.written);
+            self.group.detach(self.member, &self.outbox);
+        }
+        Ok(())
+    }
+
+    /// Puts the member out: it does not read what it is sent (rule FC-6).
+    pub fn evict(&self) {
+        self.group.drive_event(Event::Admin(crate::group::event::Admin::Evict { member: self.member }));
+    }
+
+    /// Why the stream ended, if it was not the machine that ended it.
+    pub fn end_cause(&self) -> Option<GroupError> {
+        self.group.shared().check().err()
+    }
+
+    /// The next frame, durable as far as it must be, its records read; `None` after [`Frame::Ended`], after a leave, or
+    /// once the broker or the groups have stopped. Safe to drop at any await.
+    pub async fn next(&mut self) -> Option<SessionFrame> {
+        loop {
+            if let Some(frame) = self.release() {
+                return Some(frame);
+            }
+            if self.over {
+                return None;
+            }
+            if self.current.is_some() {
+                self.fill().await;
+                continue;
+            }
+            let passing = self.config.max_in_flight_per_key == 1;
+            match self.outbox.take(self.group.shared().durable(), passing) {
+                Next::Frame(frame) => self.take_in(frame),
+                Next::End => self.over = true,
+                Next::Wait(gates) => self.wait(gates).await,
+            }
+        }
+    }
+
+    /// A frame that can go out now.
+    fn release(&mut self) -> Option<SessionFrame> {
+        if self.ready.is_empty() && !self.held.frames.is_empty() {
+            let enough = self.held.bytes >= self.min_bytes || self.over || self.outbox.has_news();
+            if enough || self.group.shared().clock.monotonic().0 >= self.held.until {
+                self.ready.extend(std::mem::take(&mut self.held.frames));
+                self.held.bytes = 0;
+            }
+        }
+        self.ready.pop_front()
+    }
+
+    fn take_in(&mut self, frame: Frame) {
+        match frame {
+            Frame::Deliver(delivered) => self.current = Some(Current::Records(delivered)),
+            Frame::DeliverRange { source, epoch, range, marks, filtered } => {
+                self.current = Some(Current::Range(Range { source, epoch, range, marks, filtered }));
+            }
+            Frame::AckResults { request: INTERNAL, .. } => {}
+            frame => {
+                self.over |= matches!(frame, Frame::Ended(_));
+                self.ready.push_back(SessionFrame::Control(frame));
+            }
+        }
+    }
+
+    /// Reads the records of what was taken, or the next part of them.
+    async fn fill(&mut self) {
+        match &self.current {
+            Some(Current::Records(delivered)) => {
+                let (source, epoch) = (delivered.source, delivered.epoch);
+                let filled = payload::fill(&self.group, delivered).await;
+                self.current = None;
+                if !filled.later.is_empty() {
+                    self.give_back(source, epoch, &filled.later);
+                }
+                self.hand_out(filled.frames);
+            }
+            Some(Current::Range(range)) => {
+                let (source, end) = (range.source, range.range.to);
+                let part = payload::range_part(&self.group, range, self.batches).await;
+                let reached = match part {
+                    Ok(part) => {
+                        self.hand_out(part.frames);
+                        part.reached
+                    }
+                    Err((lost, Missing::Gone(reason))) => {
+                        self.group.drive_event(Event::Gap { source, range: lost, reason });
+                        lost.to
+                    }
+                    Err((_, Missing::Later(what))) => {
+                        tracing::warn!(group = %self.group.name(), what, "a range cannot be read now; tried again");
+                        tokio::time::sleep(Duration::from_millis(READ_AGAIN_MS)).await;
+                        return;
+                    }
+                };
+                match &mut self.current {
+                    Some(Current::Range(range)) if reached < end => range.range.from = reached,
+                    current => *current = None,
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// Deliveries go out, or wait for more (rule FC-3).
+    fn hand_out(&mut self, frames: Vec<SessionFrame>) {
+        if self.min_bytes == 0 {
+            self.ready.extend(frames);
+            return;
+        }
+        if self.held.frames.is_empty() {
+            self.held.until = self.group.shared().clock.monotonic().0 + self.max_wait;
+        }
+        self.held.bytes += frames.iter().map(SessionFrame::payload_bytes).sum::<usize>();
+        self.held.frames.extend(frames);
+    }
+
+    /// Records that cannot be read now go back without a strike.
+    fn give_back(&self, source: Source, epoch: crate::model::AssignmentEpoch, later: &[Delivery]) {
+        let entry =
+            |delivery: &Delivery| delivery.more.as_ref().and_then(|more| more.entry.as_ref().map(|entry| entry.key));
+        let entries = later.iter().filter_map(entry).collect();
+        let plain = later.iter().filter(|delivery| entry(delivery).is_none());
+        let run = |delivery: &Delivery| OffsetRange { from: delivery.offset, to: delivery.offset.saturating_add(1) };
+        let targets = Targets { source, epoch, runs: plain.map(run).collect(), entries };
+        let verb = Verb::Nack {
+            request: INTERNAL,
+            targets,
+            kind: NackKind::Release,
+            retry_after_ms: Some(READ_AGAIN_MS),
+            whole_group: false,
+            error: None,
+            reason: String::new(),
+        };
+        // A session that is over has nothing to give back.
+        let _ = self.group.verb(self.member, self.epoch, &self.outbox, verb);
+    }
+
+    /// Waits until there is something to take: a frame, a record that became durable, the end of a long poll.
+    async fn wait(&mut self, gates: Vec<Written>) {
+        let shared = self.group.shared();
+        let mut waits: Vec<_> = gates.into_iter().map(|gate| shared.wait(gate)).collect();
+        let durable = std::future::poll_fn(|task| {
+            waits
+                .iter_mut()
+                .find_map(|wait| match wait.as_mut().poll(task) {
+                    Poll::Ready(result) => Some(result),
+                    Poll::Pending => None,
+                })
+                .map_or(Poll::Pending, Poll::Ready)
+        });
+        let left = match self.held.frames.is_empty() {
+            true => crate::limits::LONG_POLL,
+            false => self.held.until.saturating_sub(shared.clock.monotonic().0),
+        };
+        tokio::select! {
+            () = self.outbox.changed() => {}
+            result = durable => self.over |= result.is_err(),
+            () = tokio::time::sleep(left) => {}
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if !self.left.load(std::sync::atomic::Ordering::SeqCst) {
+            self.group.stream_ended(self.member, self.epoch, &self.outbox);
+        }
+    }
+}
