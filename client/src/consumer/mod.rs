@@ -1,290 +1,243 @@
-//! Consuming as a member of a group.
+//! Consuming as a member of a group: records are leased to this member, handled, and acked.
+//!
+//! [`Consumer::run`] calls a handler for each record; the [`Consumer`] itself is a stream of deliveries for those who
+//! want to decide when to take the next.
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let broker = sawlog_testing::TestBroker::start().await;
+//! # let url = broker.url();
+//! use std::time::Duration;
+//!
+//! use sawlog_client::payload::Json;
+//! use sawlog_client::{Client, GroupConfig, HandlerError, Record};
+//!
+//! let client = Client::builder(url).connect_lazy()?;
+//! # client.admin().create_topic(sawlog_client::NewTopic::new("orders").partitions(2)).await?;
+//! # client.producer("orders").build().await?.send_and_wait(Record::keyed("order-7", "42")).await?;
+//! # let (handled, mut done) = tokio::sync::mpsc::channel::<()>(1);
+//! # let stop = async move { done.recv().await };
+//! let consumer = client
+//!     .consumer("billing")
+//!     .topics(["orders"])
+//!     .create_if_missing(GroupConfig::default())
+//!     .open()
+//!     .await?;
+//! consumer
+//!     .run_until(stop, Duration::from_secs(10), move |record| {
+//! #       let handled = handled.clone();
+//!         async move {
+//!             let cents: u64 = record.decode::<Json<u64>>()?; // cannot be decoded: a dead letter
+//!             if cents == 0 {
+//!                 return Err(HandlerError::skip("nothing to bill"));
+//!             }
+//!             println!("{} costs {cents}", record.key.as_deref().unwrap_or_default().escape_ascii());
+//! #           handled.send(()).await.ok();
+//!             Ok(()) // acked: it is not delivered to this group again
+//!         }
+//!     })
+//!     .await?;
+//! # broker.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Invariants:
+//! - The records of a key are handled one after the other, in order, whatever the concurrency (mode keyed; mode offset
+//!   under [`Consumer::run`]).
+//! - At most the credit is held, waiting records included; leases of all of it are extended (rules FC-2, AK-5).
+//! - After a cut the session is resumed with what is in work, and verdicts without an answer are sent again (rule GM-8).
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_stream::Stream;
 
-use crate::connection::Client;
 use crate::error::Error;
-use crate::groups::{GroupConfig, GroupMode, PauseReason, Subscription};
-use crate::reader::GapReason;
+use crate::groups::Group;
 
+mod batch;
+mod board;
+mod builder;
+mod delivery;
 mod error;
+mod event;
+mod lanes;
+mod leases;
+mod positions;
 mod record;
+mod run;
+mod session;
+mod shared;
+mod slots;
 
+pub use batch::ConsumedBatch;
+pub use builder::ConsumerBuilder;
+pub use delivery::Delivery;
 pub use error::{AckOutcome, DECODE, DROPPED, HandlerError, PANIC};
+pub use event::{ConsumerEvent, Unit};
 pub use record::{ConsumedRecord, EntryInfo, Source};
 
-/// Chooses how to take part in a group.
-#[derive(Debug, Clone)]
-pub struct ConsumerBuilder {
-    client: Client,
-    settings: Settings,
-}
+use board::{Board, Ending, Taken};
+use positions::{Commit, Position};
+use shared::{Shared, now};
 
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) group: String,
-    pub(crate) subscription: Option<Subscription>,
-    pub(crate) mode: Option<GroupMode>,
-    pub(crate) create: Option<GroupConfig>,
-    pub(crate) member_id: Option<String>,
-    pub(crate) instance_id: Option<String>,
-    pub(crate) client_id: String,
-    pub(crate) concurrency: usize,
-    pub(crate) credit: Option<(u64, u64)>,
-    pub(crate) min_bytes: u64,
-    pub(crate) max_wait: Duration,
-    pub(crate) tries: u32,
-}
-
-impl ConsumerBuilder {
-    pub(crate) fn new(client: Client, group: String) -> Self {
-        let settings = Settings {
-            group,
-            subscription: None,
-            mode: None,
-            create: None,
-            member_id: None,
-            instance_id: None,
-            client_id: String::new(),
-            concurrency: 16,
-            credit: None,
-            min_bytes: 0,
-            max_wait: Duration::ZERO,
-            tries: 3,
-        };
-        Self { client, settings }
-    }
-
-    /// The topics that the group must have; used too if it is created.
-    pub fn topics<T: Into<String>>(mut self, topics: impl IntoIterator<Item = T>) -> Self {
-        self.settings.subscription = Some(Subscription::Topics(topics.into_iter().map(Into::into).collect()));
-        self
-    }
-
-    /// The pattern of topic names, with `*`, if the group is created.
-    pub fn pattern(mut self, pattern: impl Into<String>) -> Self {
-        self.settings.subscription = Some(Subscription::Pattern(pattern.into()));
-        self
-    }
-
-    /// The mode that the group must have; used too if it is created.
-    pub fn mode(mut self, mode: GroupMode) -> Self {
-        self.settings.mode = Some(mode);
-        self
-    }
-
-    /// Creates the group with these settings if there is none. Topics and mode are taken from this builder where the
-    /// settings name none.
-    pub fn create_if_missing(mut self, config: GroupConfig) -> Self {
-        self.settings.create = Some(config);
-        self
-    }
-
-    /// The member's id, a UUID. Default: a new one.
-    pub fn member_id(mut self, id: impl Into<String>) -> Self {
-        self.settings.member_id = Some(id.into());
-        self
-    }
-
-    /// Name of a static member: its units wait for it over a restart (rule GM-9).
-    pub fn instance_id(mut self, id: impl Into<String>) -> Self {
-        self.settings.instance_id = Some(id.into());
-        self
-    }
-
-    /// Name for people.
-    pub fn client_id(mut self, id: impl Into<String>) -> Self {
-        self.settings.client_id = id.into();
-        self
-    }
-
-    /// Handlers of [`Consumer::run`] that work at once, at least 1. Default 16.
-    pub fn concurrency(mut self, handlers: usize) -> Self {
-        self.settings.concurrency = handlers.max(1);
-        self
-    }
-
-    /// Records and bytes of them that this member holds at most, waiting ones included. Default 1,024 records, or 64 per
-    /// handler if that is more, and 16 MiB.
-    pub fn credit(mut self, records: u64, bytes: u64) -> Self {
-        self.settings.credit = Some((records.max(1), bytes.max(1)));
-        self
-    }
-
-    /// Lets the broker wait until so many bytes can be sent, but not longer than `max_wait`, at most 60 s. Default: it
-    /// sends at once.
-    pub fn fetch_at_least(mut self, min_bytes: u64, max_wait: Duration) -> Self {
-        (self.settings.min_bytes, self.settings.max_wait) = (min_bytes, max_wait);
-        self
-    }
-
-    /// Mode offset: how often [`Consumer::run`] tries a record before it goes to the dead letters, at least 1. Default
-    /// 3. In the other modes the group's policy decides.
-    pub fn tries(mut self, tries: u32) -> Self {
-        self.settings.tries = tries.max(1);
-        self
-    }
-
-    /// Joins the group.
-    ///
-    /// # Errors
-    /// `GROUP_NOT_FOUND` without [`ConsumerBuilder::create_if_missing`], `GROUP_MISMATCH`, `LIMIT_REACHED`; a connection
-    /// that fails for the client's `call_timeout`.
-    pub async fn open(self) -> Result<Consumer, Error> {
-        todo!()
-    }
-}
-
-/// A member of a group: a stream of deliveries and events. Cuts are mended by itself.
+/// What ends a consumer when it is dropped.
 #[derive(Debug)]
-pub struct Consumer {}
+struct Handle {
+    shared: Arc<Shared>,
+}
 
-/// What a member meets.
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.with(|board| board.drain(now()));
+    }
+}
+
+/// A member of a group: a stream of deliveries and events. Cuts are mended by itself. Dropped, it leaves the group, and
+/// what it holds is given back; [`Consumer::shutdown`] lets it finish first.
 #[derive(Debug)]
-pub enum ConsumerEvent {
-    /// A record to handle.
-    Delivery(Delivery),
-    /// A unit has become this member's.
-    Assigned(Unit),
-    /// A unit is taken away.
-    Revoked(Unit),
-    /// The live end of a partition is reached.
-    CaughtUp {
-        /// The partition.
-        source: std::sync::Arc<Source>,
-        /// Offset that comes next.
-        offset: u64,
-    },
-    /// The group has fallen behind the live end again.
-    FellBehind {
-        /// The partition.
-        source: std::sync::Arc<Source>,
-        /// Offset that comes next.
-        offset: u64,
-    },
-    /// Offsets that the group will not get (rule RE-4).
-    Gap {
-        /// The partition.
-        source: std::sync::Arc<Source>,
-        /// First missing offset.
-        from: u64,
-        /// First offset after the gap.
-        to: u64,
-        /// Why.
-        reason: GapReason,
-        /// How many records of it the group had not settled, if known.
-        records: Option<u64>,
-        /// The entry that expired, or that holds the undecodable batch.
-        dlq_id: Option<String>,
-        /// The group waits until somebody accepts the gap.
-        stopped: bool,
-    },
-    /// Deliveries pause.
-    Paused {
-        /// Why.
-        reason: Option<PauseReason>,
-        /// Topic that pauses; `None`: all.
-        topic: Option<String>,
-        /// What was noted with it.
-        note: String,
-    },
-    /// Deliveries go on.
-    Resumed {
-        /// Why they paused.
-        reason: Option<PauseReason>,
-        /// Topic that goes on; `None`: all.
-        topic: Option<String>,
-    },
+pub struct Consumer {
+    handle: Handle,
+    group: Group,
+    concurrency: usize,
+    /// Batches of a frame that was taken whole.
+    batches: VecDeque<ConsumedBatch>,
+    /// Its end was told.
+    told: bool,
 }
 
-/// What a member owns: a run of the key slots of a partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unit {
-    /// The partition.
-    pub source: std::sync::Arc<Source>,
-    /// Its slots, half-open; all 4,096 in mode offset.
-    pub slots: (u32, u32),
-    /// Epoch of the assignment.
-    pub assignment_epoch: u64,
-    /// First offset that is not settled; 0 when it is taken away.
-    pub start_offset: u64,
-}
-
-/// A record to handle, and the right to say what became of it. Dropped without a verdict it counts as failed.
+/// What a reader in a hurry meets.
 #[derive(Debug)]
-pub struct Delivery {}
-
-impl std::ops::Deref for Delivery {
-    type Target = ConsumedRecord;
-
-    fn deref(&self) -> &ConsumedRecord {
-        todo!()
-    }
-}
-
-impl Delivery {
-    /// It is done; resolves when that is durable. Modes keyed and unordered, and entries in every mode.
-    ///
-    /// # Errors
-    /// `WRONG_MODE`; the consumer has ended.
-    pub async fn ack(self) -> Result<AckOutcome, Error> {
-        todo!()
-    }
-
-    /// It is done; nobody waits for the answer.
-    pub fn ack_later(self) {}
-
-    /// It is not done; resolves when that is durable. In mode offset only what goes to the dead letters is told to the
-    /// broker.
-    ///
-    /// # Errors
-    /// `WRONG_MODE`; the consumer has ended.
-    pub async fn nack(self, error: HandlerError) -> Result<AckOutcome, Error> {
-        let _ = error;
-        todo!()
-    }
-
-    /// It is not done; nobody waits for the answer.
-    pub fn nack_later(self, error: HandlerError) {
-        drop(error);
-    }
-
-    /// Mode offset: everything up to it is done; resolves when that is durable.
-    ///
-    /// # Errors
-    /// `WRONG_MODE`, `FENCED`, `COMMIT_BACKWARDS`; the consumer has ended.
-    pub async fn commit(self) -> Result<(), Error> {
-        todo!()
-    }
+pub enum BatchEvent {
+    /// Records of the log, all to be handled.
+    Batch(ConsumedBatch),
+    /// Anything else; also single records, where not all of a batch is simply handled.
+    Event(ConsumerEvent),
 }
 
 /// Ends a consumer from elsewhere. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct ConsumerHandle {}
+pub struct ConsumerHandle {
+    shared: Arc<Shared>,
+}
 
 impl ConsumerHandle {
     /// Takes no more, lets what is in work finish, acks it, and leaves; after `deadline` what is still in work is given
-    /// back.
+    /// back. Resolves when the member has left.
     pub async fn shutdown(&self, deadline: Duration) {
-        let _ = deadline;
-        todo!()
+        self.begin_shutdown(deadline);
+        self.shared.ended.cancelled().await;
+    }
+
+    fn begin_shutdown(&self, deadline: Duration) {
+        self.shared.with(|board| board.drain(now() + deadline));
     }
 }
 
 impl Consumer {
-    /// The next record; other events are logged and passed. `None` after the consumer has ended.
+    /// The group as it was when this member joined.
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    /// What this member owns at present.
+    pub fn units(&self) -> Vec<Unit> {
+        self.handle.shared.with(|board| board.units())
+    }
+
+    /// The next record; other events are logged and passed. `None` after the consumer was shut down.
     pub async fn next_delivery(&mut self) -> Option<Result<Delivery, Error>> {
-        todo!()
+        loop {
+            match std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await? {
+                Ok(ConsumerEvent::Delivery(delivery)) => return Some(Ok(delivery)),
+                Ok(event) => log(&event),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+
+    /// Mode offset: the next batch or event, for readers in a hurry: the records of a batch are unpacked in place,
+    /// without an allocation each. Commit with [`Consumer::commit_batch`].
+    pub async fn next_batch(&mut self) -> Option<Result<BatchEvent, Error>> {
+        std::future::poll_fn(|context| {
+            if let Some(batch) = self.batches.pop_front() {
+                return Poll::Ready(Some(Ok(BatchEvent::Batch(batch))));
+            }
+            match std::task::ready!(self.poll_taken(context, true)) {
+                None => Poll::Ready(None),
+                Some(Err(error)) => Poll::Ready(Some(Err(error))),
+                Some(Ok(Taken::Event(event))) => Poll::Ready(Some(Ok(BatchEvent::Event(event)))),
+                Some(Ok(Taken::Record(ticket, record))) => {
+                    let delivery = Delivery::new(record, ticket, self.group.mode(), &self.handle.shared);
+                    Poll::Ready(Some(Ok(BatchEvent::Event(ConsumerEvent::Delivery(delivery)))))
+                }
+                Some(Ok(Taken::Frame(frame))) => {
+                    self.batches = frame.into_batches();
+                    Poll::Ready(self.batches.pop_front().map(|batch| Ok(BatchEvent::Batch(batch))))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Mode offset: everything up to the end of a batch is done; resolves when that is durable. Batches of a partition
+    /// are committed in their order; the last one is enough.
+    ///
+    /// # Errors
+    /// `FENCED`, `WRONG_MODE`; the consumer has ended.
+    pub async fn commit_batch(&self, batch: &ConsumedBatch) -> Result<(), Error> {
+        let (waiter, answer) = oneshot::channel();
+        self.commit_of(batch, vec![waiter]);
+        answer.await.unwrap_or_else(|_| Err(Error::closed("the consumer")))
+    }
+
+    /// The same, and nobody waits for the answer: of many only the last one is sent.
+    pub fn commit_batch_later(&self, batch: &ConsumedBatch) {
+        self.commit_of(batch, Vec::new());
+    }
+
+    fn commit_of(&self, batch: &ConsumedBatch, waiters: Vec<oneshot::Sender<Result<(), Error>>>) {
+        let position = Position { next: batch.next_offset(), epoch: Some(batch.epoch()) };
+        let commit = Commit { position, metadata: String::new(), force: false, waiters };
+        self.handle.shared.with(|board| match board.ending().is_some() {
+            true => drop(commit),
+            false => board.commit(batch.number, batch.assignment_epoch, commit),
+        });
+    }
+
+    /// Mode offset: commits this position of a partition that is this member's, with a text of at most 4 KiB; with
+    /// `force` also below what is committed. Resolves when that is durable.
+    ///
+    /// # Errors
+    /// `FENCED`, `COMMIT_BACKWARDS`, `OFFSET_OUT_OF_RANGE`, `WRONG_MODE`, `INVALID_FIELD`; the consumer has ended.
+    pub async fn commit(
+        &self,
+        source: &Source,
+        next_offset: u64,
+        metadata: impl Into<String>,
+        force: bool,
+    ) -> Result<(), Error> {
+        let (waiter, answer) = oneshot::channel();
+        let position = Position { next: next_offset, epoch: None };
+        let commit = Commit { position, metadata: metadata.into(), force, waiters: vec![waiter] };
+        self.handle.shared.with(|board| match board.ending().is_some() {
+            true => drop(commit),
+            false => board.commit_source(source, commit),
+        });
+        answer.await.unwrap_or_else(|_| Err(Error::closed("the consumer")))
     }
 
     /// Ends this consumer from elsewhere, as while it runs.
     pub fn handle(&self) -> ConsumerHandle {
-        todo!()
+        ConsumerHandle { shared: Arc::clone(&self.handle.shared) }
     }
 
     /// Calls the handler for each record until the consumer is shut down or cannot go on: so many at once as
@@ -297,10 +250,21 @@ impl Consumer {
     pub async fn run<H, F>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(ConsumedRecord) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<(), HandlerError>> + Send,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        drop(handler);
-        todo!()
+        let shared = &self.handle.shared;
+        shared.with(Board::set_auto);
+        let handler = Arc::new(handler);
+        let mut workers = JoinSet::new();
+        for _ in 0..self.concurrency {
+            workers.spawn(run::work(Arc::clone(shared), Arc::clone(&handler)));
+        }
+        shared.ended.cancelled().await;
+        workers.shutdown().await;
+        match shared.with(|board| board.ending().cloned()) {
+            Some(Ending::Failed(error)) => Err(error),
+            Some(Ending::Closed) | None => Ok(()),
+        }
     }
 
     /// As [`Consumer::run`], until `stop` is ready; then shuts down within `deadline`.
@@ -310,28 +274,83 @@ impl Consumer {
     pub async fn run_until<H, F>(self, stop: impl Future, deadline: Duration, handler: H) -> Result<(), Error>
     where
         H: Fn(ConsumedRecord) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<(), HandlerError>> + Send,
+        F: Future<Output = Result<(), HandlerError>> + Send + 'static,
     {
-        drop((stop, deadline, handler));
-        todo!()
+        let handle = self.handle();
+        let running = self.run(handler);
+        tokio::pin!(running);
+        tokio::select! {
+            ended = &mut running => return ended,
+            _ = stop => handle.begin_shutdown(deadline),
+        }
+        running.await
     }
 
     /// Takes no more, lets what was handed out finish, acks it, and leaves; after `deadline` what is still out is given
     /// back.
     ///
     /// # Errors
-    /// What was not settled in time.
+    /// Why the consumer could not go on, if it had ended before.
     pub async fn shutdown(self, deadline: Duration) -> Result<(), Error> {
-        let _ = deadline;
-        todo!()
+        self.handle().shutdown(deadline).await;
+        match self.handle.shared.with(|board| board.ending().cloned()) {
+            Some(Ending::Failed(error)) if !self.told => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn poll_taken(&mut self, context: &mut Context<'_>, whole: bool) -> Poll<Option<Result<Taken, Error>>> {
+        let at = now();
+        let told = self.told;
+        let taken = self.handle.shared.with(|board| {
+            if let Some(taken) = board.take(at, whole) {
+                return Poll::Ready(Some(Ok(taken)));
+            }
+            match board.ending() {
+                Some(Ending::Failed(error)) if !told => return Poll::Ready(Some(Err(error.clone()))),
+                Some(_) => return Poll::Ready(None),
+                None if board.draining().is_some() => return Poll::Ready(None),
+                None => {}
+            }
+            board.wait(context.waker());
+            Poll::Pending
+        });
+        self.told |= matches!(taken, Poll::Ready(Some(Err(_))));
+        taken
     }
 }
 
 impl Stream for Consumer {
     type Item = Result<ConsumerEvent, Error>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let _ = context;
-        todo!()
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(match std::task::ready!(self.poll_taken(context, false)) {
+            None => None,
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(Taken::Event(event))) => Some(Ok(event)),
+            Some(Ok(Taken::Record(ticket, record))) => {
+                let delivery = Delivery::new(record, ticket, self.group.mode(), &self.handle.shared);
+                Some(Ok(ConsumerEvent::Delivery(delivery)))
+            }
+            Some(Ok(Taken::Frame(_))) => unreachable!("frames were not asked for"),
+        })
+    }
+}
+
+/// What happens beside records, for those who only handle records.
+fn log(event: &ConsumerEvent) {
+    match event {
+        ConsumerEvent::Delivery(_) | ConsumerEvent::CaughtUp { .. } | ConsumerEvent::FellBehind { .. } => {}
+        ConsumerEvent::Assigned(unit) => {
+            tracing::debug!(topic = %unit.source.topic, partition = unit.source.partition, slots = ?unit.slots, "assigned");
+        }
+        ConsumerEvent::Revoked(unit) => {
+            tracing::debug!(topic = %unit.source.topic, partition = unit.source.partition, slots = ?unit.slots, "revoked");
+        }
+        ConsumerEvent::Gap { source, from, to, reason, stopped, .. } => {
+            tracing::warn!(topic = %source.topic, partition = source.partition, from, to, ?reason, stopped, "gap");
+        }
+        ConsumerEvent::Paused { reason, topic, note } => tracing::info!(?reason, ?topic, note, "deliveries pause"),
+        ConsumerEvent::Resumed { reason, topic } => tracing::info!(?reason, ?topic, "deliveries go on"),
     }
 }

@@ -4,51 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use sawlog_proto::v1;
 
+use super::filter::RecordFilter;
+use super::words::wire_enum;
 use crate::types::{signed, unsigned};
-
-/// An enum of ours beside one of the wire, whose first value stands for "not given".
-macro_rules! wire_enum {
-    ($(#[$meta:meta])* $name:ident of $wire:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
-        $(#[$meta])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
-
-        impl $name {
-            #[allow(dead_code, reason = "some are only sent, some only received")]
-            pub(crate) fn from_wire(wire: v1::$wire) -> Option<Self> {
-                match wire {
-                    v1::$wire::Unspecified => None,
-                    $(v1::$wire::$variant => Some(Self::$variant),)+
-                    #[allow(unreachable_patterns, reason = "not every enum has values that this client leaves out")]
-                    _ => None,
-                }
-            }
-
-            #[allow(dead_code, reason = "some are only sent, some only received")]
-            pub(crate) fn to_wire(value: Option<Self>) -> i32 {
-                match value {
-                    None => v1::$wire::Unspecified.into(),
-                    $(Some(Self::$variant) => v1::$wire::$variant.into(),)+
-                }
-            }
-
-            /// Its name, stable for programs.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.pad(self.as_str())
-            }
-        }
-    };
-}
-pub(crate) use wire_enum;
 
 wire_enum! {
     /// How a group shares out its work (rule GM-2). Fixed at creation.
@@ -295,74 +255,6 @@ pub struct DeadLetterConfig {
     pub names: BTreeMap<String, String>,
 }
 
-/// A header that a record must have.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct HeaderFilter {
-    /// Name of the header.
-    pub key: String,
-    /// What its value must be.
-    pub value: HeaderValue,
-}
-
-/// What a header's value must be.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum HeaderValue {
-    /// Anything.
-    Any,
-    /// Exactly this.
-    Equals(Bytes),
-    /// Something that begins with this.
-    Prefix(Bytes),
-}
-
-impl HeaderFilter {
-    pub(crate) fn to_wire(&self) -> v1::HeaderMatch {
-        use v1::header_match::Value;
-        let value = match &self.value {
-            HeaderValue::Any => None,
-            HeaderValue::Equals(value) => Some(Value::Equals(value.clone())),
-            HeaderValue::Prefix(value) => Some(Value::Prefix(value.clone())),
-        };
-        v1::HeaderMatch { key: self.key.clone(), value }
-    }
-
-    pub(crate) fn from_wire(wire: v1::HeaderMatch) -> Self {
-        use v1::header_match::Value;
-        let value = match wire.value {
-            None => HeaderValue::Any,
-            Some(Value::Equals(value)) => HeaderValue::Equals(value),
-            Some(Value::Prefix(value)) => HeaderValue::Prefix(value),
-        };
-        Self { key: wire.key, value }
-    }
-}
-
-/// Which records a group gets; all conditions must hold (rule FC-7).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RecordFilter {
-    /// Exactly this key.
-    pub key: Option<Bytes>,
-    /// Keys that begin with this.
-    pub key_prefix: Option<Bytes>,
-    /// A header each.
-    pub headers: Vec<HeaderFilter>,
-}
-
-impl RecordFilter {
-    fn to_wire(&self) -> v1::ReadFilter {
-        v1::ReadFilter {
-            key: self.key.clone(),
-            key_prefix: self.key_prefix.clone(),
-            headers: self.headers.iter().map(HeaderFilter::to_wire).collect(),
-        }
-    }
-
-    fn from_wire(wire: v1::ReadFilter) -> Self {
-        let headers = wire.headers.into_iter().map(HeaderFilter::from_wire).collect();
-        Self { key: wire.key, key_prefix: wire.key_prefix, headers }
-    }
-}
-
 /// Settings of a group. In a request `None` means the broker's default, or: unchanged. In an answer all are given.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupConfig {
@@ -568,7 +460,10 @@ mod wire {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::groups::filter::{HeaderFilter, HeaderValue};
 
     fn full() -> GroupConfig {
         let retry = RetryPolicy {

@@ -11,17 +11,22 @@ use crate::error::Error;
 use crate::types::{RecordPosition, signed, unsigned};
 
 mod config;
+mod filter;
+mod outcome;
 mod status;
+mod words;
 
-pub(crate) use config::wire_enum;
 pub use config::{
     AfterDead, Backoff, BreakerConfig, DeadLetterConfig, GroupBounds, GroupCaps, GroupConfig, GroupMode, GroupPosition,
-    HeaderFilter, HeaderValue, OnExhausted, OnGap, RecordFilter, RetryPolicy, Subscription, TopicOffset,
+    OnExhausted, OnGap, RetryPolicy, Subscription, TopicOffset,
 };
+pub use filter::{HeaderFilter, HeaderValue, RecordFilter};
+pub use outcome::{AcceptedGap, PartitionReset, Processed, ProcessedState, RecoveredGroup};
 pub use status::{
-    AcceptedGap, Breaker, BreakerState, BreakerSwitch, FingerprintCount, Group, GroupStatus, Lag, Member, MemberUnit,
-    PartitionLag, PartitionReset, Pause, PauseReason, PendingGap, Processed, ProcessedState, RecoveredGroup, UnitState,
+    Breaker, BreakerState, BreakerSwitch, FingerprintCount, Group, GroupStatus, Lag, Member, MemberUnit, PartitionLag,
+    Pause, PauseReason, PendingGap, UnitState,
 };
+pub(crate) use words::wire_enum;
 
 /// Administration of consumer groups.
 #[derive(Debug, Clone)]

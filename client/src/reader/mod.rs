@@ -17,8 +17,10 @@ mod batch;
 mod resume;
 mod stream;
 
+pub(crate) use batch::OpenBatch;
 pub use batch::{BatchItem, Headers, ReadBatch};
 use resume::Progress;
+pub(crate) use resume::checked_batch;
 pub use stream::Reader;
 
 /// Where to begin.

@@ -379,6 +379,41 @@ fn plain(partition: u32, wire: v1::PositionedRecord) -> ReadRecord {
     }
 }
 
+/// A stored batch whose checksum and description are right, cut to `from..to`; `None` if nothing of it lies there.
+///
+/// # Errors
+/// [`ErrorKind::DataLoss`] if it is not what it says.
+pub(crate) fn checked_batch(
+    partition: u32,
+    stored: v1::StoredBatch,
+    from: u64,
+    to: u64,
+) -> Result<Option<ReadBatch>, Error> {
+    let info = stored.info.ok_or_else(|| Error::protocol("a batch without its description"))?;
+    let base = unsigned(info.base_offset);
+    let checked = batch::check(&stored.batch, &STORED, false);
+    let header = checked.map_err(|flaw| bad_batch(partition, base, &flaw.to_string()))?;
+    if header.record_count != info.record_count || header.base_offset != info.base_offset {
+        return Err(bad_batch(partition, base, "its description is of another batch"));
+    }
+    let after = base + u64::from(info.record_count);
+    let (first, last) = (from.max(base).min(after), to.min(after).max(base));
+    if first >= last {
+        return Ok(None);
+    }
+    // Both lie within the batch, whose count has 32 bits.
+    let index = |offset: u64| u32::try_from(offset - base).unwrap_or(info.record_count);
+    Ok(Some(ReadBatch {
+        partition,
+        epoch: info.epoch,
+        append_time_ms: info.append_time_ms,
+        base_offset: base,
+        first: index(first),
+        last: index(last),
+        batch: stored.batch,
+    }))
+}
+
 fn bad_batch(partition: u32, base_offset: u64, what: &str) -> Error {
     Error::new(ErrorKind::DataLoss, format!("the batch at offset {base_offset} of partition {partition}: {what}"))
         .with_fact("partition", partition.to_string())

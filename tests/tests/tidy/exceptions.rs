@@ -12,6 +12,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ),
     ("benches/src/timing.rs", "outside clock.rs", "measuring time is its work"),
     ("client/src/connection.rs", "Instant::now", TOKIO_CLOCK),
+    ("client/src/consumer/shared.rs", "Instant::now", TOKIO_CLOCK),
     ("client/src/producer/mod.rs", "Instant::now", TOKIO_CLOCK),
     ("client/src/producer/sender.rs", "Instant::now", TOKIO_CLOCK),
     ("client/src/reader/stream.rs", "Instant::now", TOKIO_CLOCK),
