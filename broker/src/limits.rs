@@ -165,6 +165,10 @@ pub const ERROR_STACK_BYTES: usize = 16 << 10;
 pub const DEAD_LETTER_BYTES: usize = 64 << 10;
 /// Partitions of dead-letter topics, outside the limits on topics.
 pub const DEAD_LETTER_PARTITIONS: usize = 50_000;
+/// Groups whose unread records a topic keeps (rule RE-2).
+pub const HOLD_GROUPS: usize = 16;
+/// Milliseconds for which a segment is kept for a group beyond its time, unless its topic says otherwise: 7 days.
+pub const MAX_HOLD_MS: u64 = 7 * 86_400_000;
 /// Redrive, replay and rebuild jobs that have not ended.
 pub const JOBS: usize = 100;
 /// Callers that wait for records to be processed (rule RW-4).

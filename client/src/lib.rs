@@ -59,5 +59,6 @@ pub use producer::{Producer, ProducerBuilder, Receipt};
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
 pub use tokio_stream::StreamExt;
 pub use types::{
-    AckLevel, Codec, DeadLettersOf, OffsetAt, Partition, Record, RecordPosition, Topic, TopicConfig, TopicId,
+    AckLevel, Codec, DeadLettersOf, HoldGroups, OffsetAt, Partition, Record, RecordPosition, Topic, TopicConfig,
+    TopicId,
 };

@@ -185,6 +185,31 @@ pub struct TopicConfig {
     pub max_record_bytes: Option<i64>,
     /// With the floor `written`: the longest time in milliseconds until records are synced.
     pub flush_interval_ms: Option<i64>,
+    /// Groups whose unread records retention keeps.
+    pub hold_groups: Option<HoldGroups>,
+}
+
+/// Groups whose unread records retention keeps beyond the limits of a topic, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HoldGroups {
+    /// Names of groups, at most 16; one that does not exist holds nothing.
+    pub groups: Vec<String>,
+    /// Milliseconds for which a segment is kept for them beyond its time; `None`: 7 days.
+    pub max_ms: Option<i64>,
+    /// Bytes of a partition that are kept for them beyond its limits; `None`: its share of 20 % of the disk.
+    pub max_bytes: Option<i64>,
+}
+
+impl HoldGroups {
+    fn to_wire(&self) -> v1::HoldGroups {
+        let (max_ms, max_bytes) = (self.max_ms.unwrap_or(0), self.max_bytes.unwrap_or(0));
+        v1::HoldGroups { groups: self.groups.clone(), max_ms, max_bytes }
+    }
+
+    fn from_wire(wire: &v1::HoldGroups) -> Self {
+        let given = |value: i64| Some(value).filter(|value| *value > 0);
+        Self { groups: wire.groups.clone(), max_ms: given(wire.max_ms), max_bytes: given(wire.max_bytes) }
+    }
 }
 
 impl TopicConfig {
@@ -205,6 +230,7 @@ impl TopicConfig {
             segment_ms: self.segment_ms,
             max_record_bytes: self.max_record_bytes,
             flush_interval_ms: self.flush_interval_ms,
+            hold_groups: self.hold_groups.as_ref().map(HoldGroups::to_wire),
         }
     }
 
@@ -225,6 +251,7 @@ impl TopicConfig {
             segment_ms: wire.segment_ms,
             max_record_bytes: wire.max_record_bytes,
             flush_interval_ms: wire.flush_interval_ms,
+            hold_groups: wire.hold_groups.as_ref().map(HoldGroups::from_wire),
         }
     }
 
@@ -241,6 +268,7 @@ impl TopicConfig {
             ("segment_ms", self.segment_ms.is_some()),
             ("max_record_bytes", self.max_record_bytes.is_some()),
             ("flush_interval_ms", self.flush_interval_ms.is_some()),
+            ("hold_groups", self.hold_groups.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("config.{name}")).collect()
     }

@@ -71,6 +71,7 @@ impl TopicDefaults {
             segment_ms: limit(self.segment_ms).unwrap_or(0),
             max_record_bytes: limits::RECORD_BYTES_DEFAULT,
             flush_interval_ms: 1_000,
+            holds: crate::topics::GroupHolds::default(),
         }
     }
 

@@ -8,7 +8,7 @@ use sawlog_proto::v1;
 use super::status::{self, Problem};
 use crate::model::{AckLevel, Filter, HeaderCondition, HeaderValue, Offset, PartitionEpoch, PartitionId, TopicName};
 use crate::partition::{PartitionState, PartitionStatus};
-use crate::topics::{Topic, TopicConfig, TopicNotes, Validation};
+use crate::topics::{GroupHolds, Topic, TopicConfig, TopicNotes, Validation};
 
 /// A checked name of a topic.
 pub(super) fn topic_name(field: &'static str, name: &str) -> Result<TopicName, Problem> {
@@ -113,7 +113,23 @@ pub(super) fn merge_config(base: TopicConfig, config: &v1::TopicConfig) -> Resul
     set(&mut merged.segment_ms, "config.segment_ms", config.segment_ms)?;
     set(&mut merged.max_record_bytes, "config.max_record_bytes", config.max_record_bytes)?;
     set(&mut merged.flush_interval_ms, "config.flush_interval_ms", config.flush_interval_ms)?;
+    if let Some(holds) = &config.hold_groups {
+        merged.holds = group_holds(holds)?;
+    }
     Ok(merged)
+}
+
+/// 0 means the default, as it does where nothing is given.
+fn group_holds(holds: &v1::HoldGroups) -> Result<GroupHolds, Problem> {
+    let given = |field, value: i64| -> Result<Option<u64>, Problem> {
+        let value = u64::try_from(value).map_err(|_| status::invalid_field(field, value, "at least 0"))?;
+        Ok((value > 0).then_some(value))
+    };
+    Ok(GroupHolds {
+        groups: holds.groups.clone(),
+        max_ms: given("config.hold_groups.max_ms", holds.max_ms)?,
+        max_bytes: given("config.hold_groups.max_bytes", holds.max_bytes)?,
+    })
 }
 
 fn set(to: &mut u64, field: &'static str, value: Option<i64>) -> Result<(), Problem> {
@@ -147,7 +163,7 @@ pub(super) fn masked(
             "owner" => notes.owner = request.owner.clone(),
             "description" => notes.description = request.description.clone(),
             "labels" => notes.labels = request.labels.clone().into_iter().collect(),
-            "config" => chosen = given,
+            "config" => chosen = given.clone(),
             "config.partitions" => chosen.partitions = given.partitions,
             "config.keyed" => chosen.keyed = given.keyed,
             "config.ack_floor" => chosen.ack_floor = given.ack_floor,
@@ -157,6 +173,7 @@ pub(super) fn masked(
             "config.segment_bytes" => chosen.segment_bytes = given.segment_bytes,
             "config.segment_ms" => chosen.segment_ms = given.segment_ms,
             "config.max_record_bytes" => chosen.max_record_bytes = given.max_record_bytes,
+            "config.hold_groups" => chosen.hold_groups = Some(given.hold_groups.clone().unwrap_or_default()),
             "config.flush_interval_ms" => chosen.flush_interval_ms = given.flush_interval_ms,
             _ => return Err(status::invalid_field("update_mask", path, "fields of a topic")),
         }
@@ -203,6 +220,12 @@ fn config_to_wire(config: &TopicConfig) -> v1::TopicConfig {
         segment_ms: wire(config.segment_ms),
         max_record_bytes: wire(config.max_record_bytes),
         flush_interval_ms: wire(config.flush_interval_ms),
+        hold_groups: Some(v1::HoldGroups {
+            groups: config.holds.groups.clone(),
+            max_ms: config.holds.max_ms.and_then(wire).unwrap_or(0),
+            max_bytes: config.holds.max_bytes.and_then(wire).unwrap_or(0),
+        })
+        .filter(|holds| *holds != v1::HoldGroups::default()),
     }
 }
 
@@ -270,6 +293,7 @@ mod tests {
             segment_ms: 60_000,
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
+            holds: GroupHolds::default(),
         }
     }
 

@@ -297,11 +297,12 @@ impl Partition {
         })
     }
 
-    /// The first offset that retention by age and bytes would keep now, if it is above the log start. `hold`: kept
-    /// for others all the same.
-    pub fn retention_start(&self, wall_ms: i64, hold: Option<Offset>) -> Option<Offset> {
+    /// The first offset that retention by age and bytes would keep now, if it is above the log start. `needed`: kept
+    /// whatever the settings say; `hold`: kept for others within its bounds.
+    pub fn retention_start(&self, wall_ms: i64, needed: Option<Offset>, hold: Option<super::Hold>) -> Option<Offset> {
         let settings = *self.settings.lock();
-        let first = retention::first_kept(&self.facts.segments(), self.facts.size_bytes(), &settings, wall_ms, hold)?;
+        let segments = self.facts.segments();
+        let first = retention::first_kept(&segments, self.facts.size_bytes(), &settings, wall_ms, needed, hold)?;
         (first > self.reader.bounds().start).then_some(first)
     }
 
@@ -310,8 +311,8 @@ impl Partition {
     ///
     /// # Errors
     /// The ledger or the files failed; what was not removed is removed by a later run.
-    pub fn run_retention(&self, wall_ms: i64, hold: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
-        let Some(start) = self.retention_start(wall_ms, hold) else { return Ok(None) };
+    pub fn run_retention(&self, wall_ms: i64, needed: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
+        let Some(start) = self.retention_start(wall_ms, needed, None) else { return Ok(None) };
         let ledger = &self.environment.ledger;
         ledger
             .record_start(self.name, start)

@@ -65,6 +65,7 @@ pub use environment::{
 };
 pub use local::{Checkpointed, Partition, PartitionOpenError};
 pub use pool::Pools;
+pub use retention::Hold;
 
 /// A boxed future of the seam.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

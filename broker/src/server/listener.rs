@@ -228,6 +228,7 @@ fn default_config(defaults: &TopicDefaults) -> TopicConfig {
         segment_ms: u64::try_from(defaults.segment_ms).unwrap_or(0),
         max_record_bytes: limits::RECORD_BYTES_DEFAULT,
         flush_interval_ms: 1_000,
+        holds: crate::topics::GroupHolds::default(),
     }
 }
 

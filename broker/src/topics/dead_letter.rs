@@ -11,6 +11,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::error::TopicError;
+use super::holds::GroupHolds;
 use super::metadata::record::{MetadataRecord, StoredReservation};
 use super::metadata::state::MetadataState;
 use super::settings::{TopicConfig, TopicNotes, Validation};
@@ -298,6 +299,7 @@ fn config_of(source: &Topic) -> TopicConfig {
         segment_ms: config.segment_ms,
         max_record_bytes: limits::RECORD_BYTES_MAX,
         flush_interval_ms: config.flush_interval_ms,
+        holds: GroupHolds::default(),
     }
 }
 

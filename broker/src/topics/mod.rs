@@ -13,6 +13,7 @@ pub mod dead_letter;
 mod delete;
 mod error;
 pub mod factory;
+mod holds;
 pub mod metadata;
 mod producers;
 pub mod retention;
@@ -41,6 +42,7 @@ use self::metadata::state::MetadataState;
 pub(crate) use create::in_parallel;
 pub use dead_letter::{DeadLettersOf, DeletionGuard, NewDeadLetterTopic, Reservation};
 pub use error::TopicError;
+pub use holds::{GroupHolds, RetentionHolds};
 pub use producers::Producers;
 pub use settings::{TopicConfig, TopicNotes, TopicRevision, TopicUpdate, Validation};
 pub use topic::{NewTopic, Topic};
@@ -94,6 +96,8 @@ struct Shared {
     created: tokio::sync::Notify,
     /// Who knows what would be lost with a topic (rule RE-10).
     guard: RwLock<Option<Arc<dyn DeletionGuard>>>,
+    /// Who knows what groups need (rules RE-2, DL-4).
+    holds: holds::Holds,
 }
 
 impl Topics {
@@ -125,6 +129,7 @@ impl Topics {
             draining: AtomicBool::new(false),
             created: tokio::sync::Notify::new(),
             guard: RwLock::new(None),
+            holds: holds::Holds::default(),
         };
         Self { shared: Arc::new(shared) }
     }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::error::TopicError;
+use super::holds::GroupHolds;
 use crate::limits;
 use crate::model::AckLevel;
 
@@ -40,6 +41,8 @@ pub struct TopicConfig {
     pub max_record_bytes: u64,
     /// With the floor `written`: longest time in milliseconds until records are synced.
     pub flush_interval_ms: u64,
+    /// Groups whose unread records retention keeps.
+    pub holds: GroupHolds,
 }
 
 /// What people say about a topic.
@@ -82,7 +85,7 @@ fn out_of_bounds(field: &'static str, found: impl ToString, bounds: impl ToStrin
     TopicError::Field { field, found: found.to_string(), bounds: bounds.to_string() }
 }
 
-fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), TopicError> {
+pub(super) fn within(field: &'static str, value: u64, least: u64, most: u64) -> Result<(), TopicError> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
@@ -106,7 +109,8 @@ impl TopicConfig {
         within("config.segment_ms", self.segment_ms, limits::SEGMENT_MS_MIN, limits::DURATION_MS_MAX)?;
         within("config.max_record_bytes", self.max_record_bytes, 1, limits::RECORD_BYTES_MAX)?;
         let (least, most) = (limits::FLUSH_INTERVAL_MS_MIN, limits::FLUSH_INTERVAL_MS_MAX);
-        within("config.flush_interval_ms", self.flush_interval_ms, least, most)
+        within("config.flush_interval_ms", self.flush_interval_ms, least, most)?;
+        self.holds.check()
     }
 
     /// Names of the settings in which two configurations differ, with both values.
@@ -128,6 +132,7 @@ impl TopicConfig {
         compare("segment_ms", self.segment_ms.to_string(), other.segment_ms.to_string());
         compare("max_record_bytes", self.max_record_bytes.to_string(), other.max_record_bytes.to_string());
         compare("flush_interval_ms", self.flush_interval_ms.to_string(), other.flush_interval_ms.to_string());
+        compare("hold_groups", format!("{:?}", self.holds), format!("{:?}", other.holds));
         found
     }
 }
@@ -184,13 +189,14 @@ mod tests {
             segment_ms: 1_000,
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
+            holds: GroupHolds::default(),
         }
     }
 
     #[test]
     fn every_setting_has_bounds_and_says_them() {
         type Change = fn(&mut TopicConfig);
-        let cases: [(Change, &str); 8] = [
+        let cases: [(Change, &str); 12] = [
             (|c| c.partitions = 0, "config.partitions"),
             (|c| c.partitions = 1_025, "config.partitions"),
             (|c| c.retention_ms = Some(0), "config.retention_ms"),
@@ -199,6 +205,10 @@ mod tests {
             (|c| c.segment_ms = 999, "config.segment_ms"),
             (|c| c.max_record_bytes = (4 << 20) + 1, "config.max_record_bytes"),
             (|c| c.flush_interval_ms = 60_001, "config.flush_interval_ms"),
+            (|c| c.holds.groups = vec!["g".into(); 17], "config.hold_groups.groups"),
+            (|c| c.holds.groups = vec!["a/b".into()], "config.hold_groups.groups"),
+            (|c| c.holds.max_ms = Some(0), "config.hold_groups.max_ms"),
+            (|c| c.holds.max_bytes = Some(0), "config.hold_groups.max_bytes"),
         ];
         assert!(config().check().is_ok());
         for (change, expected) in cases {
@@ -207,7 +217,7 @@ mod tests {
             match config.check() {
                 Err(TopicError::Field { field, bounds, .. }) => {
                     assert_eq!(field, expected);
-                    assert!(bounds.contains(" to "), "{bounds}");
+                    assert!(bounds.contains(" to ") || field.ends_with("groups"), "{bounds}");
                 }
                 other => panic!("{expected}: {other:?}"),
             }

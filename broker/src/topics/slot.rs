@@ -82,6 +82,8 @@ pub struct PartitionSlot {
     looks_left: AtomicU32,
     flush_interval_ms: AtomicU64,
     unchecked_bytes: AtomicU64,
+    /// A trim that has to wait (rule DL-4); 0: none.
+    trim_asked: AtomicU64,
 }
 
 impl PartitionSlot {
@@ -106,7 +108,18 @@ impl PartitionSlot {
             looks_left: AtomicU32::new(0),
             flush_interval_ms: AtomicU64::new(0),
             unchecked_bytes: AtomicU64::new(0),
+            trim_asked: AtomicU64::new(0),
         })
+    }
+
+    /// Keeps in mind up to where a trim is to go once nothing needs what lies below, or that none waits.
+    pub(super) fn ask_trim(&self, to: Option<Offset>) {
+        self.trim_asked.store(to.map_or(0, Offset::get), Ordering::SeqCst);
+    }
+
+    /// The trim that waits.
+    pub(super) fn trim_asked(&self) -> Option<Offset> {
+        Offset::new(self.trim_asked.load(Ordering::SeqCst)).filter(|offset| *offset > Offset::ZERO)
     }
 
     /// Which partition it is.

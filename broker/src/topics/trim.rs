@@ -16,7 +16,8 @@ const STARTS_PER_RECORD: usize = 1_000;
 
 impl Topics {
     /// Raises log starts; returns the log start of each partition named (rule RE-9). An offset below the log start
-    /// changes nothing.
+    /// changes nothing. Where a dead letter is on its way from below the offset, the log start comes to lie at its
+    /// record, and rises to the offset once it has arrived, unless the broker stops before.
     ///
     /// # Errors
     /// [`TopicError::NotFound`], [`TopicError::ReservedTopic`] for a dead-letter topic, [`TopicError::NoPartition`],
@@ -94,8 +95,11 @@ impl Shared {
             if *offset > status.durable_end {
                 open.sync_now().await?;
             }
-            if *offset > status.log_start {
-                starts.push((Arc::clone(slot), *offset));
+            // The record of a dead letter on its way must stay readable (rule DL-4); the rest of the trim waits for it.
+            let reached = self.holds.needed_from(&topic, *partition).map_or(*offset, |needed| needed.min(*offset));
+            slot.ask_trim((reached < *offset).then_some(*offset));
+            if reached > status.log_start {
+                starts.push((Arc::clone(slot), reached));
             }
         }
         if !starts.is_empty() {

@@ -8,6 +8,7 @@ mod corpus;
 mod data_dir;
 mod dead_letter_topics;
 mod group_journals;
+mod holds;
 mod log_crash;
 mod log_faults;
 mod log_flips;

@@ -14,7 +14,9 @@ use sawlog_broker::model::{AckLevel, Offset, PartitionId, TopicName};
 use sawlog_broker::partition::{AppendAck, AppendFailure, CheckedBatch, PartitionState, Permit};
 use sawlog_broker::server::engine::{Engine, repair_metadata};
 use sawlog_broker::server::{BrokerEnvironment, StartError};
-use sawlog_broker::topics::{NewTopic, Topic, TopicConfig, TopicError, TopicNotes, TopicUpdate, Validation};
+use sawlog_broker::topics::{
+    GroupHolds, NewTopic, Topic, TopicConfig, TopicError, TopicNotes, TopicUpdate, Validation,
+};
 use sawlog_proto::batch::{BatchBuilder, BatchHeader, Codec};
 use tokio::runtime::Runtime;
 
@@ -25,7 +27,7 @@ const START_MS: i64 = 1_700_000_000_000;
 /// An engine on a simulated disk, driven from a plain thread.
 pub(crate) struct World {
     pub(crate) disk: SimDisk,
-    clock: Arc<ManualClock>,
+    pub(crate) clock: Arc<ManualClock>,
     engine: Option<Arc<Engine>>,
     pub(crate) runtime: Runtime,
 }
@@ -124,6 +126,7 @@ pub(crate) fn config(partitions: u32) -> TopicConfig {
         segment_ms: 86_400_000,
         max_record_bytes: 1 << 20,
         flush_interval_ms: 1_000,
+        holds: GroupHolds::default(),
     }
 }
 
@@ -334,7 +337,7 @@ fn re_9_a_trim_may_lie_inside_a_segment_and_never_comes_back() {
 }
 
 /// Fills about three segments and a bit.
-fn fill(world: &World, name: &str) {
+pub(crate) fn fill(world: &World, name: &str) {
     let value = vec![7; 60 << 10];
     for _ in 0..60 {
         let topic = world.topic(name);

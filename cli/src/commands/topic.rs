@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use sawlog_client::types::Validation;
-use sawlog_client::{AckLevel, Admin, Client, NewTopic, TopicChange, TopicConfig};
+use sawlog_client::{AckLevel, Admin, Client, HoldGroups, NewTopic, TopicChange, TopicConfig};
 use serde::Serialize;
 
 use crate::amounts::{self, TrimBound};
@@ -140,6 +140,18 @@ struct TopicSettings {
     /// With `--ack written`: the longest time until records are synced, 10ms to 60s.
     #[arg(long, value_parser = amounts::span_ms, value_name = "SPAN")]
     flush_interval: Option<i64>,
+    /// A group whose unread records retention keeps; may be given again. In an update all are replaced.
+    #[arg(long, value_name = "GROUP")]
+    hold_group: Vec<String>,
+    /// How long records are kept for `--hold-group` beyond their time; default 7d.
+    #[arg(long, value_parser = amounts::span_ms, value_name = "SPAN", requires = "hold_group")]
+    max_hold: Option<i64>,
+    /// Bytes of a partition that are kept for `--hold-group` beyond its limits; default: its share of 20 % of the disk.
+    #[arg(long, value_parser = positive_size, value_name = "SIZE", requires = "hold_group")]
+    max_hold_bytes: Option<i64>,
+    /// Keep records for no group.
+    #[arg(long, conflicts_with = "hold_group")]
+    no_hold: bool,
 }
 
 /// What people say about a topic.
@@ -199,6 +211,11 @@ impl TopicSettings {
             segment_ms: self.segment_age,
             max_record_bytes: self.max_record_bytes,
             flush_interval_ms: self.flush_interval,
+            hold_groups: (self.no_hold || !self.hold_group.is_empty()).then(|| HoldGroups {
+                groups: self.hold_group.clone(),
+                max_ms: self.max_hold,
+                max_bytes: self.max_hold_bytes,
+            }),
             ..TopicConfig::default()
         }
     }

@@ -209,18 +209,13 @@ pub(super) async fn after_disk_look(topics: &Topics, look: Option<DiskLook>, try
 /// Without `by_age` only what is too large goes.
 pub(super) fn run_retention(topics: &Topics, clock: &dyn Clock, by_age: bool) {
     let (now, wall_ms) = (clock.monotonic(), clock.wall_ms());
-    let mut starts = Vec::new();
     for topic in topics.all() {
-        for slot in topic.slots() {
-            let Some(partition) = slot.partition() else { continue };
+        for partition in topic.slots().iter().filter_map(|slot| slot.partition()) {
             partition.tick(now, wall_ms);
-            // At the begin of all times nothing is old.
-            let at = if by_age { wall_ms } else { 0 };
-            if let Some(start) = partition.retention_start(at, None) {
-                starts.push((Arc::clone(slot), start));
-            }
         }
     }
+    // At the begin of all times nothing is old.
+    let starts = topics.retention_starts(if by_age { wall_ms } else { 0 });
     if let Err(error) = topics.raise_starts(&starts) {
         tracing::warn!(%error, "retention could not raise log starts; tried again at its next turn");
     }

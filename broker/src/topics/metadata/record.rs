@@ -9,10 +9,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AckLevel, TopicUuid};
+use crate::topics::holds::GroupHolds;
 use crate::topics::settings::{TopicConfig, TopicNotes, TopicRevision, Validation};
 
 /// The newest version of the records that this program reads. A change without a record of version 2 is written as
-/// version 1, so that a program that knows no dead letters still reads it.
+/// version 1, so that a program that knows no groups still reads it.
 pub const RECORD_VERSION: u32 = 2;
 
 /// Records of one change, applied all or none.
@@ -130,7 +131,8 @@ impl MetadataRecord {
     fn version(&self) -> u32 {
         match self {
             Self::DeadLetterNames { .. } | Self::DeadLetterNamesFreed { .. } => 2,
-            Self::TopicCreated(topic) if topic.dead_letters.is_some() => 2,
+            Self::TopicCreated(topic) if topic.dead_letters.is_some() || topic.revision.holds.is_some() => 2,
+            Self::TopicUpdated { revision, .. } if revision.holds.is_some() => 2,
             _ => 1,
         }
     }
@@ -223,12 +225,27 @@ pub struct StoredRevision {
     pub max_record_bytes: u64,
     /// Time between syncs at the floor `written`.
     pub flush_interval_ms: u64,
+    /// Groups whose unread records are kept; a record of version 2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<StoredHolds>,
     /// Who answers for it.
     pub owner: String,
     /// What its records are.
     pub description: String,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
+}
+
+/// Groups whose unread records are kept, as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredHolds {
+    /// Their names.
+    pub groups: Vec<String>,
+    /// How long.
+    pub max_ms: Option<u64>,
+    /// How much.
+    pub max_bytes: Option<u64>,
 }
 
 /// A level of acknowledgement as stored.
@@ -274,6 +291,7 @@ impl StoredRevision {
             segment_ms: config.segment_ms,
             max_record_bytes: config.max_record_bytes,
             flush_interval_ms: config.flush_interval_ms,
+            holds: StoredHolds::of(&config.holds),
             owner: notes.owner.clone(),
             description: notes.description.clone(),
             labels: notes.labels.clone(),
@@ -301,6 +319,7 @@ impl StoredRevision {
                 segment_ms: self.segment_ms,
                 max_record_bytes: self.max_record_bytes,
                 flush_interval_ms: self.flush_interval_ms,
+                holds: self.holds.as_ref().map(StoredHolds::to_holds).unwrap_or_default(),
             },
             notes: TopicNotes {
                 owner: self.owner.clone(),
@@ -309,6 +328,18 @@ impl StoredRevision {
             },
             updated_ms: self.updated_ms,
         })
+    }
+}
+
+impl StoredHolds {
+    fn of(holds: &GroupHolds) -> Option<Self> {
+        let GroupHolds { groups, max_ms, max_bytes } = holds.clone();
+        (*holds != GroupHolds::default()).then_some(Self { groups, max_ms, max_bytes })
+    }
+
+    fn to_holds(&self) -> GroupHolds {
+        let Self { groups, max_ms, max_bytes } = self.clone();
+        GroupHolds { groups, max_ms, max_bytes }
     }
 }
 

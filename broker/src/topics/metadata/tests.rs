@@ -51,6 +51,7 @@ fn topic(id: u64, name: &str, description: String) -> MetadataRecord {
             segment_ms: 1_000,
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
+            holds: None,
             owner: String::new(),
             description,
             labels: (0..8).map(|label| (label.to_string(), "\u{1}".repeat(1_000))).collect(),

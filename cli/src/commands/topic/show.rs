@@ -26,6 +26,8 @@ struct TopicAnswer<'a> {
     segment_ms: Option<i64>,
     max_record_bytes: Option<i64>,
     flush_interval_ms: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hold_groups: Option<HoldGroupsAnswer<'a>>,
     owner: &'a str,
     description: &'a str,
     labels: &'a BTreeMap<String, String>,
@@ -34,6 +36,13 @@ struct TopicAnswer<'a> {
     update_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     partition_states: Option<Vec<PartitionAnswer<'a>>>,
+}
+
+#[derive(Serialize)]
+struct HoldGroupsAnswer<'a> {
+    groups: &'a [String],
+    max_ms: Option<i64>,
+    max_bytes: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -78,6 +87,11 @@ fn answer<'a>(topic: &'a Topic, partitions: Option<&'a [Partition]>) -> TopicAns
         segment_ms: config.segment_ms,
         max_record_bytes: config.max_record_bytes,
         flush_interval_ms: config.flush_interval_ms,
+        hold_groups: config.hold_groups.as_ref().map(|holds| HoldGroupsAnswer {
+            groups: &holds.groups,
+            max_ms: holds.max_ms,
+            max_bytes: holds.max_bytes,
+        }),
         owner: &topic.owner,
         description: &topic.description,
         labels: &topic.labels,
@@ -190,6 +204,7 @@ fn settings(topic: &Topic) -> Rows {
         ("segment age", human_span(config.segment_ms.unwrap_or(-1))),
         ("largest record", bytes_or_unlimited(config.max_record_bytes)),
         ("flush interval", human_span(config.flush_interval_ms.unwrap_or(-1))),
+        ("held for groups", config.hold_groups.as_ref().map(|holds| holds.groups.join(", ")).unwrap_or_default()),
         ("owner", topic.owner.clone()),
         ("description", topic.description.clone()),
         ("labels", labels.join(", ")),

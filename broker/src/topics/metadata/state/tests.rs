@@ -17,6 +17,7 @@ fn config(partitions: u32) -> TopicConfig {
         segment_ms: 1_000,
         max_record_bytes: 1 << 20,
         flush_interval_ms: 10,
+        holds: crate::topics::GroupHolds::default(),
     }
 }
 
