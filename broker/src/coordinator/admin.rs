@@ -77,8 +77,9 @@ impl Coordinator {
     /// # Errors
     /// As [`Coordinator::view`].
     pub fn handle_of(&self, id: GroupId) -> Result<Arc<dyn GroupHandle>, GroupError> {
-        let _ = id;
-        todo!()
+        self.shared.check()?;
+        let group = self.map.read().by_id.get(&id).cloned();
+        Ok(group.ok_or_else(|| GroupError::NotFound { group: format!("{:016x}", id.0) })?)
     }
 
     /// Changes settings or notes.
@@ -259,6 +260,10 @@ impl Coordinator {
         let targets = self.resolve(&new.start, &places(&added), &new.epochs, true).await?;
         let starts = targets.iter().map(|target| target.start).collect();
         let names = reservations(&added)?;
+        // A creation under this number may have been cut short.
+        if self.topics.groups_with_dead_letters().await?.contains(&id) {
+            self.topics.drop_dead_letters(id, None).await?;
+        }
         // The number is taken, whatever comes of it: what it leaves is found by it.
         self.map.write().next_group = id.0 + 1;
         if !names.is_empty() {

@@ -98,11 +98,6 @@ impl Coordinator {
         starts
     }
 
-    /// A log start was raised by a trim: groups are told so if it takes records from them (rule RE-4).
-    pub fn trimmed(&self, source: Source, start: Offset) {
-        self.shared.trims.lock().insert(source, start);
-    }
-
     /// Looks now and then for topics that came without being told, and for groups that nobody uses (rule OF-2).
     pub(super) async fn run_upkeep(self: Arc<Self>) {
         let mut seen: Option<Vec<TopicUuid>> = None;
@@ -142,6 +137,12 @@ impl DeletionGuard for Guard {
     fn deleted(&self, topic: &Topic) {
         if let Some(coordinator) = self.0.upgrade() {
             coordinator.topic_deleted(topic);
+        }
+    }
+
+    fn trimmed(&self, topic: &Topic, partition: PartitionId, start: Offset) {
+        if let Some(coordinator) = self.0.upgrade() {
+            coordinator.shared.trims.lock().insert(Source { topic: topic.uuid, partition }, start);
         }
     }
 }

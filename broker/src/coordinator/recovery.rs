@@ -218,7 +218,11 @@ impl Coordinator {
     async fn sweep(&self) {
         let Ok(holders) = self.topics.groups_with_dead_letters().await else { return };
         for group in holders {
-            if !self.map.read().by_id.contains_key(&group) {
+            let gone = {
+                let map = self.map.read();
+                group.0 < map.next_group && !map.by_id.contains_key(&group)
+            };
+            if gone {
                 if let Err(error) = self.topics.drop_dead_letters(group, None).await {
                     tracing::warn!(group = group.0, %error, "dead letters of a group that is gone stay until the next start");
                 }

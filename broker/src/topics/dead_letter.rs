@@ -18,7 +18,7 @@ use super::settings::{TopicConfig, TopicNotes, Validation};
 use super::topic::{NewTopic, Topic};
 use super::{Shared, Topics};
 use crate::limits;
-use crate::model::{AckLevel, GroupId, TopicName, TopicUuid};
+use crate::model::{AckLevel, GroupId, Offset, PartitionId, TopicName, TopicUuid};
 
 /// Bytes at which a segment of a dead-letter topic is sealed: small, so that what is closed goes soon (rule DL-10).
 const DEAD_LETTER_SEGMENT_BYTES: u64 = 16 << 20;
@@ -78,6 +78,10 @@ pub trait DeletionGuard: Debug + Send + Sync + 'static {
     fn may_delete(&self, topic: &Topic) -> Result<(), TopicError>;
     /// A topic is gone, durably; called for its dead-letter topics too.
     fn deleted(&self, topic: &Topic);
+    /// The log start of a partition is about to be raised because somebody asked for it.
+    fn trimmed(&self, topic: &Topic, partition: PartitionId, start: Offset) {
+        let _ = (topic, partition, start);
+    }
 }
 
 impl Topic {

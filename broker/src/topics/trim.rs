@@ -102,6 +102,9 @@ impl Shared {
                 starts.push((Arc::clone(slot), reached));
             }
         }
+        if let Some(guard) = self.guard.read().clone() {
+            starts.iter().for_each(|(slot, start)| guard.trimmed(&topic, slot.reference().partition, *start));
+        }
         if !starts.is_empty() {
             let bounds: Vec<StoredBound> = starts.iter().map(|(slot, start)| bound(slot, *start)).collect();
             let number = topic.id;

@@ -7,6 +7,7 @@ mod append_schedules;
 mod corpus;
 mod data_dir;
 mod dead_letter_topics;
+mod coordinator;
 mod group_journals;
 mod holds;
 mod log_crash;

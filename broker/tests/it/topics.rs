@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 
 const EIO: i32 = 5;
 const HOUR: Duration = Duration::from_secs(3_600);
-const START_MS: i64 = 1_700_000_000_000;
+pub(crate) const START_MS: i64 = 1_700_000_000_000;
 
 /// An engine on a simulated disk, driven from a plain thread.
 pub(crate) struct World {
@@ -73,7 +73,7 @@ impl World {
         self.engine().topics().get(name).expect("it exists")
     }
 
-    fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         self.runtime.block_on(self.engine().topics().delete(name, false)).expect("the disk is well");
     }
 
