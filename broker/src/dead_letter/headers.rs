@@ -59,6 +59,8 @@ const KAFKA_NAMES: [&str; 6] = [
     "__dlq.errors.delivery.count",
     "__dlq.errors.message",
 ];
+/// Names of the headers that only an edited version has: who stored it, when, and why (rule RD-6).
+pub(super) const EDIT_NAMES: [&str; 3] = ["dlq.edit.actor", "dlq.edit.ts", "dlq.edit.note"];
 /// Bytes of a short text: a class, an id, a version.
 const SHORT_BYTES: usize = 255;
 /// Bytes of one name, or of a number or an id as text.
@@ -249,7 +251,7 @@ impl DeadLetterHeaders {
 /// Whether a header of this name is one that a dead letter gets: of the record's own headers those are left out, so
 /// that a repeat does not pile up.
 pub fn is_added(name: &[u8]) -> bool {
-    NAMES.iter().chain(&KAFKA_NAMES).any(|added| added.as_bytes() == name)
+    NAMES.iter().chain(&KAFKA_NAMES).chain(&EDIT_NAMES).any(|added| added.as_bytes() == name)
 }
 
 /// A reason as text (rule DL-3).

@@ -15,14 +15,11 @@ use super::error::LetterError;
 use super::handle::{DeadLetters, Driven, GroupHandle, Groups, Written};
 use super::logs::LetterLogs;
 use super::mover::Mover;
-use super::views::{
-    Discarded, Edit, EntryDetails, EntryPage, EntryView, HeadOf, HeadView, JobId, JobView, PageRequest, RedrivePreview,
-    RedriveRequest, Selector,
-};
+use super::redrive::Jobs;
+use super::views::JobId;
 use crate::clock::Clock;
 use crate::group::GroupTopic;
 use crate::group::effect::{Notice, Refusal};
-use crate::group::entry::EntryKey;
 use crate::group::event::{Admin, Event};
 use crate::metrics::Metrics;
 use crate::model::{GroupId, LaneKey, Offset, Source};
@@ -55,6 +52,9 @@ pub struct Letters {
     pub(super) own: std::sync::Weak<Self>,
     /// One call of an operator at a time for each group.
     acting: Mutex<HashMap<GroupId, Arc<tokio::sync::Mutex<()>>>>,
+    pub(super) jobs: Jobs,
+    /// The jobs that the journal has are taken up.
+    pub(super) loaded: tokio::sync::watch::Sender<bool>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
 }
@@ -75,6 +75,8 @@ impl Letters {
             groups: OnceLock::new(),
             own: own.clone(),
             acting: Mutex::default(),
+            jobs: Jobs::default(),
+            loaded: tokio::sync::watch::Sender::new(false),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
@@ -97,156 +99,6 @@ impl Letters {
         }
         group.durable(driven.written).await.map_err(|stopped| LetterError::Stopped { cause: stopped.to_string() })
     }
-
-    /// Entries in order of source and offset; those not closed unless the selector names states.
-    ///
-    /// # Errors
-    /// The group has no such topic, or copies cannot be read now.
-    pub async fn list(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        selector: &Selector,
-        page: PageRequest,
-    ) -> Result<EntryPage, LetterError> {
-        let _ = (group, selector, page);
-        todo!()
-    }
-
-    /// An entry with its versions and its history.
-    ///
-    /// # Errors
-    /// [`LetterError::EntryNotFound`], or a copy cannot be read now.
-    pub async fn get(&self, group: &Arc<dyn GroupHandle>, key: EntryKey) -> Result<EntryDetails, LetterError> {
-        let _ = (group, key);
-        todo!()
-    }
-
-    /// Stores a new version of an open entry (rule RD-6); answers the entry and the version's number.
-    ///
-    /// # Errors
-    /// [`LetterError::EntryNotFound`], [`LetterError::EntryClosed`], [`LetterError::JobConflict`],
-    /// [`LetterError::Invalid`] for another key, no note, or too large a record, [`LetterError::StaleVersion`], or that
-    /// it could not be written.
-    pub async fn edit(&self, group: &Arc<dyn GroupHandle>, edit: Edit) -> Result<(EntryView, u32), LetterError> {
-        let _ = (group, edit);
-        todo!()
-    }
-
-    /// Gives open entries up, with a reason (rule RD-8).
-    ///
-    /// # Errors
-    /// [`LetterError::Invalid`] without a condition or a reason, [`LetterError::JobConflict`] if a job has one of them,
-    /// and of entries named by their ids those of [`Letters::edit`].
-    pub async fn discard(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        selector: &Selector,
-        actor: &str,
-        reason: &str,
-        dry_run: bool,
-    ) -> Result<Discarded, LetterError> {
-        let _ = (group, selector, actor, reason, dry_run);
-        todo!()
-    }
-
-    /// Gives up the record that blocks a lane (rule RD-8).
-    ///
-    /// # Errors
-    /// [`LetterError::NoHead`], [`LetterError::JobConflict`], [`LetterError::Invalid`] without a reason.
-    pub async fn skip_head(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        head: &HeadOf,
-        actor: &str,
-        reason: &str,
-    ) -> Result<HeadView, LetterError> {
-        let _ = (group, head, actor, reason);
-        todo!()
-    }
-
-    /// Tries the record that blocks a lane again, its attempts counted anew (rule RD-8): a dead one by a job.
-    ///
-    /// # Errors
-    /// [`LetterError::NoHead`], [`LetterError::JobConflict`], [`LetterError::Limit`].
-    pub async fn retry_head(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        head: &HeadOf,
-        actor: &str,
-    ) -> Result<HeadView, LetterError> {
-        let _ = (group, head, actor);
-        todo!()
-    }
-
-    /// What a redrive would do; changes nothing (rule RD-2).
-    ///
-    /// # Errors
-    /// As [`Letters::start_redrive`].
-    pub async fn preview_redrive(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        request: &RedriveRequest,
-    ) -> Result<RedrivePreview, LetterError> {
-        let _ = (group, request);
-        todo!()
-    }
-
-    /// Starts a redrive, durably (rule RD-1).
-    ///
-    /// # Errors
-    /// [`LetterError::Invalid`] without a condition or with a target that is none, [`LetterError::JobConflict`] if a job
-    /// has one of the keys, [`LetterError::Limit`], and of entries named by their ids those of [`Letters::edit`].
-    pub async fn start_redrive(
-        &self,
-        group: &Arc<dyn GroupHandle>,
-        request: RedriveRequest,
-    ) -> Result<JobView, LetterError> {
-        let _ = (group, request);
-        todo!()
-    }
-
-    /// One job.
-    ///
-    /// # Errors
-    /// [`LetterError::JobNotFound`].
-    pub fn job(&self, id: JobId) -> Result<JobView, LetterError> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Up to `limit` jobs, the newest first, after `after`; of one group if given, only those that have not ended if
-    /// `running`.
-    pub fn jobs(&self, group: Option<GroupId>, running: bool, after: Option<JobId>, limit: usize) -> Vec<JobView> {
-        let _ = (group, running, after, limit);
-        todo!()
-    }
-
-    /// Stops a job for a while: what it has not resolved is open. One that is paused stays so.
-    ///
-    /// # Errors
-    /// [`LetterError::JobNotFound`], [`LetterError::JobClosed`].
-    pub async fn pause_job(&self, id: JobId) -> Result<JobView, LetterError> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Goes on with a paused job; its failures are counted anew.
-    ///
-    /// # Errors
-    /// As [`Letters::pause_job`].
-    pub async fn resume_job(&self, id: JobId) -> Result<JobView, LetterError> {
-        let _ = id;
-        todo!()
-    }
-
-    /// Ends a job; what it has not resolved is open.
-    ///
-    /// # Errors
-    /// As [`Letters::pause_job`].
-    pub async fn cancel_job(&self, id: JobId) -> Result<JobView, LetterError> {
-        let _ = id;
-        todo!()
-    }
 }
 
 fn refused(group: GroupId, refusal: Refusal) -> LetterError {
@@ -263,7 +115,7 @@ impl DeadLetters for Letters {
     }
 
     fn notices(&self, group: &Arc<dyn GroupHandle>, notices: &[Notice]) {
-        let _ = (group, notices);
+        self.job_notices(group, notices);
     }
 
     fn start(&self, groups: Arc<dyn Groups>) {
@@ -274,8 +126,11 @@ impl DeadLetters for Letters {
                 self.mover.push(&group, open, Written::default(), true);
             }
         }
+        let all = groups.all();
         // A second start changes nothing.
         let _ = self.groups.set(groups);
+        let Some(own) = self.own.upgrade() else { return };
+        self.tasks.spawn_on(async move { own.take_up_jobs(all).await }, &self.parts.runtime);
     }
 
     fn forget(&self, group: GroupId, topics: Vec<GroupTopic>) -> BoxFuture<'static, ()> {
@@ -285,6 +140,7 @@ impl DeadLetters for Letters {
             own.mover.forget(group, &sources).await;
             // Of a group that is gone everything goes, names of topics that it took and never used included.
             let is_gone = own.groups.get().is_none_or(|groups| groups.by_id(group).is_none());
+            own.jobs.forget(group, Some(&sources[..]).filter(|_| !is_gone));
             let sources = if is_gone { None } else { Some(sources) };
             if let Err(error) = own.parts.logs.end(group, sources).await {
                 tracing::warn!(group = group.0, %error, "dead-letter topics of a group that is gone stay for now");
@@ -296,8 +152,7 @@ impl DeadLetters for Letters {
     }
 
     fn running_jobs(&self, group: &Arc<dyn GroupHandle>) -> u32 {
-        let _ = group;
-        0
+        self.jobs_not_ended(group.id())
     }
 
     fn stop(&self) -> BoxFuture<'static, ()> {

@@ -4,6 +4,8 @@
 //! `mover` carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
 //! Lane states are decided by [`crate::group`], not here. It must not know messages, gRPC or files.
 
+mod copies;
+mod entries;
 mod error;
 pub mod fingerprint;
 pub mod handle;
@@ -12,6 +14,8 @@ mod letters;
 pub mod logs;
 mod mover;
 mod records;
+mod redrive;
+mod select;
 #[cfg(test)]
 mod test_support;
 pub mod views;

@@ -16,6 +16,8 @@
 
 mod carry;
 
+pub(super) use carry::push;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;

@@ -53,6 +53,11 @@ impl Filter {
 }
 
 impl HeaderCondition {
+    /// Whether one of these headers, names and values, meets it.
+    pub fn matches_any<'a>(&self, mut headers: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> bool {
+        headers.any(|(name, value)| self.matches(name, value))
+    }
+
     fn matches(&self, name: &[u8], value: Option<&[u8]>) -> bool {
         name == self.key.as_bytes()
             && match &self.value {

@@ -13,7 +13,6 @@ use super::super::headers::{DeadLetterHeaders, DeadLetterId, is_added, reason_na
 use super::super::logs::reserved_name;
 use super::super::records::{Found, Missing, RecordReader, find_copies};
 use super::{FIRST_WAIT, LONGEST_WAIT, Outcome, Shared, Taken};
-use crate::group::effect::Notice;
 use crate::group::entry::{DeadReason, EntryKey};
 use crate::group::event::Event;
 use crate::group::record::{Intent, PauseReason};
