@@ -547,3 +547,6 @@ fn decode_tried(input: &mut Input<'_>) -> Result<GroupRecord, String> {
     input.end()?;
     Ok(GroupRecord::Tried { source, tries })
 }
+
+#[cfg(test)]
+mod tests;

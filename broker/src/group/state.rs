@@ -398,3 +398,6 @@ impl PartitionState {
         gone.iter().for_each(|offset| drop(self.tried.remove(offset)));
     }
 }
+
+#[cfg(test)]
+mod tests;
