@@ -17,14 +17,17 @@
 //! entry are durable (rule DL-4).
 
 mod admin;
+mod arrivals;
 pub mod assignor;
 pub mod breaker;
 pub mod config;
 mod dead;
+mod dead_lanes;
 mod deadlines;
 mod delivery;
 pub mod effect;
 pub mod entry;
+mod entry_verbs;
 pub mod event;
 mod failing;
 mod gaps;
@@ -34,6 +37,8 @@ mod joining;
 mod lane_moves;
 mod lanes;
 mod leases;
+#[cfg(test)]
+mod letters_support;
 pub mod machine;
 mod members;
 mod offset_mode;

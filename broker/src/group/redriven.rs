@@ -20,19 +20,19 @@ use super::deadlines::Timer;
 use super::delivery::Room;
 use super::effect::{AckStatus, After, Delivery, DeliveryMore, Effects, EntryDelivery, Frame};
 use super::entry::{Entry, EntryKey, EntryRecord, EntryState};
-use super::event::{NackKind, Targets};
 use super::lanes::KeyHasher;
 use super::machine::Machine;
-use super::record::{ErrorInfo, OwnedRun};
+use super::record::OwnedRun;
 use super::retry::FailureKind;
-use super::verbs::AnswerId;
 use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, PartitionEpoch, Source};
+
+pub(super) use super::entry_verbs::NackHow;
 
 /// Entries that may be delivered, and leases of entries.
 #[derive(Debug, Default)]
 pub(super) struct Redriven {
     /// Where each entry is that may be delivered.
-    places: BTreeMap<EntryKey, Place>,
+    pub(super) places: BTreeMap<EntryKey, Place>,
     /// The entry of each lane that is in a place. Never iterated.
     heads: HashMap<(Source, LaneKey), EntryKey, BuildHasherDefault<KeyHasher>>,
     ready: BTreeMap<Source, BTreeSet<ReadyAt>>,
@@ -44,11 +44,14 @@ pub(super) struct Redriven {
 
 type ReadyAt = (KeySlot, Offset, PartitionEpoch);
 
+/// Where an entry is that may be delivered.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
+    /// For a member with credit.
     Ready(KeySlot),
     /// Until this monotonic time.
     Waiting(u64),
+    /// A member has it.
     Leased(EntryLease),
 }
 
@@ -62,11 +65,11 @@ pub(super) struct EntryLease {
     slot: KeySlot,
     /// Deliveries that count, this one among them.
     pub(super) attempt: u32,
-    version: u32,
-    size_bytes: u32,
-    since_ms: u64,
-    until_ms: u64,
-    started: bool,
+    pub(super) version: u32,
+    pub(super) size_bytes: u32,
+    pub(super) since_ms: u64,
+    pub(super) until_ms: u64,
+    pub(super) started: bool,
 }
 
 /// Entries to be delivered in one frame.
@@ -78,19 +81,6 @@ pub(super) struct EntryBatch {
     pub(super) bytes: u64,
     /// When they may go out (rule RT-6).
     pub(super) after: After,
-}
-
-/// What a nack says, apart from its targets.
-#[derive(Debug, Clone)]
-pub(super) struct NackHow {
-    /// How.
-    pub(super) kind: NackKind,
-    /// Delay that the client asks for.
-    pub(super) retry_after_ms: Option<u64>,
-    /// What went wrong.
-    pub(super) error: Option<ErrorInfo>,
-    /// Why it is skipped.
-    pub(super) reason: String,
 }
 
 impl Machine {
@@ -185,115 +175,6 @@ impl Machine {
             self.entry_failed(key, lease, FailureKind::LeaseExpired, None, now, fx);
         }
         self.arm_entries();
-    }
-
-    /// Acks `targets.entries`; each is answered by [`Machine::tell_entry`], or later ([`Machine::hold_answer`],
-    /// [`Machine::answered_entry`]).
-    pub(super) fn ack_entries(
-        &mut self,
-        member: MemberId,
-        targets: &Targets,
-        versions: &[u32],
-        answer: AnswerId,
-        now: Now,
-        fx: &mut Effects,
-    ) {
-        for (number, key) in targets.entries.iter().enumerate() {
-            let lease = match self.leased_entry(member, key, targets.epoch) {
-                Ok(lease) => lease,
-                Err(status) => {
-                    self.tell_entry(answer, *key, status, After::Entries);
-                    continue;
-                }
-            };
-            self.end_entry_lease(key);
-            let version = versions.get(number).copied().unwrap_or(lease.version);
-            let act = self.member_act(member, String::new(), now);
-            self.close_entry(*key, EntryState::Resolved { version }, lease.attempt, act, now, fx);
-            self.tell_entry(answer, *key, AckStatus::Ok, After::Entries);
-        }
-    }
-
-    /// Nacks `targets.entries`, answered as by [`Machine::ack_entries`].
-    pub(super) fn nack_entries(
-        &mut self,
-        member: MemberId,
-        targets: &Targets,
-        how: &NackHow,
-        answer: AnswerId,
-        now: Now,
-        fx: &mut Effects,
-    ) {
-        for key in &targets.entries {
-            let lease = match self.leased_entry(member, key, targets.epoch) {
-                Ok(lease) => lease,
-                Err(status) => {
-                    self.tell_entry(answer, *key, status, After::Entries);
-                    continue;
-                }
-            };
-            self.end_entry_lease(key);
-            let error = how.error.clone();
-            match how.kind {
-                NackKind::Retry => {
-                    let retry_after = how.retry_after_ms.map(std::time::Duration::from_millis);
-                    self.entry_failed(*key, lease, FailureKind::Nack { retry_after }, error, now, fx);
-                }
-                NackKind::Dead => self.entry_failed(*key, lease, FailureKind::DeadNack, error, now, fx),
-                NackKind::Release => self.entry_back(*key, lease, how.retry_after_ms, now, fx),
-                NackKind::Skip => {
-                    let act = self.member_act(member, how.reason.clone(), now);
-                    self.close_entry(*key, EntryState::Discarded, lease.attempt, act, now, fx);
-                }
-            }
-            self.tell_entry(answer, *key, AckStatus::Ok, After::Entries);
-        }
-        self.arm_entries();
-    }
-
-    /// Extends the leases of `targets.entries`.
-    pub(super) fn extend_entries(&mut self, member: MemberId, targets: &Targets, answer: AnswerId, now: Now) {
-        let config = &self.state.config;
-        let (lease_ms, most_ms) = (config.lease_ms, config.max_processing_ms);
-        for key in &targets.entries {
-            match self.leased_entry(member, key, targets.epoch) {
-                Ok(mut lease) => {
-                    lease.until_ms = now.monotonic_ms + lease_ms;
-                    if most_ms != 0 {
-                        lease.until_ms = lease.until_ms.min(lease.since_ms + most_ms);
-                    }
-                    self.redriven.put(*key, Place::Leased(lease));
-                    self.tell_entry(answer, *key, AckStatus::Ok, After::Now);
-                }
-                Err(status) => self.tell_entry(answer, *key, status, After::Now),
-            }
-        }
-        self.arm_entries();
-    }
-
-    /// A handler begins with `targets.entries`.
-    pub(super) fn start_entries(&mut self, member: MemberId, targets: &Targets) {
-        for key in &targets.entries {
-            if let Some(Place::Leased(lease)) = self.redriven.places.get_mut(key)
-                && lease.member == member
-            {
-                lease.started = true;
-            }
-        }
-    }
-
-    /// The lease that a verb is about, or why there is none.
-    fn leased_entry(&self, member: MemberId, key: &EntryKey, epoch: AssignmentEpoch) -> Result<EntryLease, AckStatus> {
-        match self.redriven.places.get(key) {
-            Some(Place::Leased(lease)) if lease.member == member && lease.epoch == epoch => Ok(*lease),
-            Some(Place::Leased(lease)) if epoch < lease.epoch => Err(AckStatus::Fenced),
-            Some(Place::Leased(_)) => Err(AckStatus::NotLeased),
-            place => match self.entries.state_of(key) {
-                Some(state) if state.is_closed() => Err(AckStatus::AlreadySettled),
-                Some(_) if place.is_some() => Err(AckStatus::Recalled),
-                _ => Err(AckStatus::NotLeased),
-            },
-        }
     }
 
     /// Whether a member has the entry leased.
@@ -485,7 +366,7 @@ impl Redriven {
     }
 
     /// Puts an entry into a place, out of the one that it was in.
-    fn put(&mut self, key: EntryKey, place: Place) {
+    pub(super) fn put(&mut self, key: EntryKey, place: Place) {
         self.take(&key);
         self.places.insert(key, place);
         match place {
