@@ -12,17 +12,17 @@
 //! Invariants: a lane is dead from the intent on (rule DL-6); a record with an open entry or intent is handled through it
 //! alone (rule DL-15); a record is settled as dead only after its entry is durable (rule DL-4).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::config::Mode;
-use super::effect::{AckStatus, After, Effects, Frame, Notice, Refusal};
-use super::entry::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState};
+use super::effect::{AckStatus, Effects, EntryDelivery, Notice};
+use super::entry::{DeadReason, EntryKey, EntryKind, EntryState, LaneState};
 use super::event::RecordMeta;
 use super::intents::Intents;
-use super::lanes::Taken;
+use super::lanes::{Held, Taken};
 use super::machine::Machine;
-use super::record::{ErrorInfo, GapReason, GroupRecord, Intent, Pause, PauseReason, SettledAs, Tried};
-use super::retry::{AfterDead, OnExhausted, RetryPolicy};
+use super::record::{ErrorInfo, GapReason, GroupRecord, Intent, PauseReason, SettledAs, Tried};
+use super::retry::OnExhausted;
 use super::verbs::PendingAnswer;
 use super::{Now, spill::Spills};
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, Source};
@@ -286,6 +286,20 @@ impl Machine {
         };
         self.park(meta, head, state == LaneState::Spilled, now, fx);
         Met::Taken
+    }
+
+    /// What is delivered in the place of a record that a reset leads back to: the version that it was resolved with
+    /// (rule DL-15).
+    pub(super) fn stands_in(&self, source: Source, record: &Held) -> Option<EntryDelivery> {
+        if self.entries.last_of(source).is_none_or(|last| last < record.offset) {
+            return None;
+        }
+        let key = EntryKey { source, offset: record.offset, epoch: record.epoch };
+        let Some(EntryState::Resolved { version }) = self.entries.state_of(&key) else { return None };
+        let edited = usize::try_from(version.checked_sub(1)?).ok()?;
+        let entry = self.entries.get(&key)?;
+        let copy = *entry.versions.get(edited)?;
+        Some(EntryDelivery { key, copy, version, cycle: entry.cycle, job: None })
     }
 
     /// How the entry of a record that is met again settles it; `None`: it is to be delivered (rule DL-15).

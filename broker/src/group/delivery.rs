@@ -373,6 +373,7 @@ impl Machine {
 
     /// Leases a record into a turn.
     fn take_into(&mut self, turn: &mut Turn, source: Source, owner: u32, index: u32, now: Now) {
+        let stands_in = self.stands_in(source, self.works[&source].record(index));
         let Self { works, members, state, .. } = self;
         let Some(work) = works.get_mut(&source) else { return };
         let one = &work.owners[owner as usize];
@@ -392,7 +393,7 @@ impl Machine {
         turn.records += 1;
         turn.bytes += size;
         turn.last_append_ms = append_ms;
-        if !waited && !hole && !suspect {
+        if !waited && !hole && !suspect && stands_in.is_none() {
             turn.first.push(Delivery { offset, attempt, more: None });
             turn.first_bytes += size;
             return;
@@ -401,7 +402,7 @@ impl Machine {
         let first_ms = known.map_or(now.wall_ms, |known| known.first_ms);
         let class = known.map(|known| known.class.clone()).unwrap_or_default();
         let more =
-            DeliveryMore { first_delivery_ms: first_ms, last_class: class.clone(), gap_before: hole, entry: None };
+            DeliveryMore { first_delivery_ms: first_ms, last_class: class.clone(), gap_before: hole, entry: stands_in };
         let delivery = Delivery { offset, attempt, more: Some(Box::new(more)) };
         if !waited {
             if suspect {

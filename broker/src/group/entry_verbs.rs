@@ -6,11 +6,13 @@ use super::Now;
 use super::effect::{AckStatus, After, Effects};
 use super::entry::{EntryKey, EntryState};
 use super::event::{NackKind, Targets};
+use super::failing::Failing;
 use super::machine::Machine;
-use super::record::ErrorInfo;
+use super::record::{ErrorInfo, SettledAs};
 use super::redriven::{EntryLease, Place};
 use super::retry::FailureKind;
-use super::verbs::AnswerId;
+use super::verbs::{AnswerId, PendingAnswer};
+use crate::limits;
 use crate::model::{AssignmentEpoch, MemberId};
 
 /// What a nack says, apart from its targets.
@@ -42,6 +44,7 @@ impl Machine {
             let lease = match self.leased_entry(member, key, targets.epoch) {
                 Ok(lease) => lease,
                 Err(status) => {
+                    let status = self.ack_stand_in(member, targets, key, now, fx).unwrap_or(status);
                     self.tell_entry(answer, *key, status, After::Entries);
                     continue;
                 }
@@ -68,7 +71,9 @@ impl Machine {
             let lease = match self.leased_entry(member, key, targets.epoch) {
                 Ok(lease) => lease,
                 Err(status) => {
-                    self.tell_entry(answer, *key, status, After::Entries);
+                    if !self.nack_stand_in(member, targets, key, how, answer, now, fx) {
+                        self.tell_entry(answer, *key, status, After::Entries);
+                    }
                     continue;
                 }
             };
@@ -105,7 +110,10 @@ impl Machine {
                     self.redriven.put(*key, Place::Leased(lease));
                     self.tell_entry(answer, *key, AckStatus::Ok, After::Now);
                 }
-                Err(status) => self.tell_entry(answer, *key, status, After::Now),
+                Err(status) => {
+                    let status = if self.extend_stand_in(member, targets, key, now) { AckStatus::Ok } else { status };
+                    self.tell_entry(answer, *key, status, After::Now);
+                }
             }
         }
         self.arm_entries();
@@ -134,5 +142,76 @@ impl Machine {
                 _ => Err(AckStatus::NotLeased),
             },
         }
+    }
+
+    /// A record of the source that was delivered as its entry was resolved, and is named by that (rule DL-15).
+    fn stand_in(&self, member: MemberId, targets: &Targets, key: &EntryKey) -> Option<u32> {
+        let index = self.leased_by(member, targets, key.offset)?;
+        let record = self.works.get(&targets.source)?.record(index);
+        (targets.source == key.source && record.epoch == key.epoch).then_some(index)
+    }
+
+    fn ack_stand_in(
+        &mut self,
+        member: MemberId,
+        targets: &Targets,
+        key: &EntryKey,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Option<AckStatus> {
+        self.stand_in(member, targets, key)?;
+        let (runs, entries) = (vec![Self::one(key.offset)], Vec::new());
+        let named = Targets { source: key.source, epoch: targets.epoch, runs, entries };
+        // Its answer is part of another.
+        let inner = self.begin_answer(member, 0, key.source);
+        self.settle_runs(member, &named, SettledAs::Acked, inner, now, fx);
+        let answer = self.answers.open.remove(&inner)?;
+        answer.statuses().next()
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one of a verb's many")]
+    fn nack_stand_in(
+        &mut self,
+        member: MemberId,
+        targets: &Targets,
+        key: &EntryKey,
+        how: &NackHow,
+        answer: AnswerId,
+        now: Now,
+        fx: &mut Effects,
+    ) -> bool {
+        let Some(index) = self.stand_in(member, targets, key) else { return false };
+        let longest = u64::try_from(limits::RETRY_AFTER_MAX.as_millis()).unwrap_or(u64::MAX);
+        let retry_after = how.retry_after_ms.map(|ms| ms.min(longest));
+        let kind = match how.kind {
+            NackKind::Skip => {
+                let status = self.ack_stand_in(member, targets, key, now, fx).unwrap_or(AckStatus::NotLeased);
+                self.tell_entry(answer, *key, status, After::Group);
+                return true;
+            }
+            NackKind::Release => {
+                let after = self.release(key.source, index, retry_after.unwrap_or(0), now, fx);
+                self.tell_entry(answer, *key, AckStatus::Ok, after);
+                return true;
+            }
+            NackKind::Dead => FailureKind::DeadNack,
+            NackKind::Retry => FailureKind::Nack { retry_after: retry_after.map(std::time::Duration::from_millis) },
+        };
+        self.hold_answer(answer);
+        let pending = PendingAnswer { id: answer, range: Self::one(key.offset), entry: Some(*key) };
+        let failing = Failing { kind, error: how.error.clone(), member: Some(member), suspects: 0 };
+        if let Some(after) = self.fail(key.source, index, failing, Some(pending), now, fx) {
+            self.answered(pending, AckStatus::Ok, after, fx);
+        }
+        true
+    }
+
+    fn extend_stand_in(&mut self, member: MemberId, targets: &Targets, key: &EntryKey, now: Now) -> bool {
+        let Some(index) = self.stand_in(member, targets, key) else { return false };
+        let (lease_ms, most_ms) = (self.state.config.lease_ms, self.state.config.max_processing_ms);
+        let Some(work) = self.work(key.source) else { return false };
+        let most = if most_ms == 0 { u64::MAX } else { work.record(index).since_ms.saturating_add(most_ms) };
+        work.extend(index, (now.monotonic_ms + lease_ms).min(most));
+        true
     }
 }

@@ -50,6 +50,9 @@ impl Machine {
         let record = *self.works[&source].record(index);
         let (lane, _) = self.works[&source].place(index);
         self.end_leases(source, index, now, fx);
+        if self.gone_meanwhile(source, record.offset, now) {
+            return Some(After::Group);
+        }
         let class = failing.error.as_ref().map_or("", |error| error.class.as_str());
         let held_by_breaker =
             self.note_failure(&record, lane, class, failing.error.as_ref(), now, fx) && !is_final(failing.kind);
@@ -222,6 +225,9 @@ impl Machine {
         if record.probe {
             self.breaker.probe_lost(now.monotonic_ms);
             self.arm_breaker(now);
+        }
+        if self.gone_meanwhile(source, record.offset, now) {
+            return After::Group;
         }
         let known = self.partition(source).is_some_and(|partition| partition.tried.contains_key(&record.offset));
         let Some(work) = self.work(source) else { return After::Now };

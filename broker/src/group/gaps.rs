@@ -64,6 +64,18 @@ impl Machine {
         drop(self.work(source));
     }
 
+    /// A record whose lease has ended was settled meanwhile, its place in the log being gone: it is not delivered again
+    /// (rule RE-5).
+    pub(super) fn gone_meanwhile(&mut self, source: Source, offset: Offset, now: Now) -> bool {
+        if !self.partition(source).is_some_and(|partition| partition.settled.contains(offset)) {
+            return false;
+        }
+        if let Some(work) = self.work(source) {
+            work.forget(|at, leased| !leased && at == offset, now.monotonic_ms);
+        }
+        true
+    }
+
     /// Someone accepts the gap that a partition waits at, or all do.
     pub(super) fn accept_gaps(&mut self, source: Option<Source>, now: Now, fx: &mut Effects) {
         let paused: Vec<Source> = self.paused_for(PauseReason::Gap).collect();

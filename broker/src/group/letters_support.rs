@@ -121,13 +121,7 @@ impl Rig {
     }
 
     /// Nacks entries; the statuses in order.
-    pub(super) fn nack_entry(
-        &mut self,
-        number: u8,
-        source: Source,
-        offsets: &[u64],
-        kind: NackKind,
-    ) -> Vec<AckStatus> {
+    pub(super) fn nack_entry(&mut self, number: u8, source: Source, offsets: &[u64], kind: NackKind) -> Vec<AckStatus> {
         let targets = self.entry_targets(number, source, offsets);
         self.verb(
             number,
@@ -146,9 +140,7 @@ impl Rig {
 
     fn entry_results(&mut self, number: u8) -> Vec<AckStatus> {
         let frames = self.frames.entry(member(number)).or_default();
-        let found = frames
-            .iter()
-            .position(|(frame, _)| matches!(frame, Frame::AckResults { request: 77_000, .. }));
+        let found = frames.iter().position(|(frame, _)| matches!(frame, Frame::AckResults { request: 77_000, .. }));
         match found.and_then(|at| frames.remove(at)) {
             Some((Frame::AckResults { entries, .. }, _)) => entries.into_iter().map(|(_, status)| status).collect(),
             _ => Vec::new(),

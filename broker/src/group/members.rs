@@ -257,6 +257,7 @@ impl Machine {
 
     /// The leases of a static member end; its units wait for it (rule GM-9).
     fn lapse(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        self.ranges_lost(member, fx);
         self.give_back(member, None, Loss::Lost, now, fx);
         self.entries_back(member, None, Loss::Lost, now, fx);
         if let Some(one) = self.members.get_mut(member) {
@@ -269,6 +270,9 @@ impl Machine {
 
     /// A member is no more: what it had is free, its units move.
     pub(super) fn lose(&mut self, member: MemberId, loss: Loss, now: Now, fx: &mut Effects) {
+        if loss == Loss::Lost {
+            self.ranges_lost(member, fx);
+        }
         self.give_back(member, None, loss, now, fx);
         self.entries_back(member, None, loss, now, fx);
         let Some(one) = self.members.get(member) else { return };

@@ -359,7 +359,11 @@ impl Machine {
             return Err(Refusal::Limit { limit: "dead letters that wait", max: LOOKUPS as u64 });
         }
         sent.lookups.push_back(lookup);
-        drop(self.work(source));
+        let next = sent.pieces.back().map_or(sent.next, |piece| piece.range.to);
+        if let Some(work) = self.work(source) {
+            // What is asked for may wait at the live end.
+            work.reading.restart(next);
+        }
         Ok(())
     }
 

@@ -288,7 +288,7 @@ impl Machine {
 
     /// Whether a partition is not read on, though what is held of it is delivered.
     fn reading_rests(&self, source: Source) -> bool {
-        self.state.pauses.iter().any(|pause| pause.reason == PauseReason::HeldLimit && covers(pause, source))
+        self.state.pauses.iter().any(|pause| only_reading(pause.reason) && covers(pause, source))
     }
 
     /// Pauses began or ended in the durable state.
@@ -296,7 +296,7 @@ impl Machine {
         let pauses = self.state.pauses.clone();
         let sources: Vec<Source> = self.works.keys().copied().collect();
         for source in sources {
-            let stops = |pause: &super::record::Pause| pause.reason != PauseReason::HeldLimit && covers(pause, source);
+            let stops = |pause: &super::record::Pause| !only_reading(pause.reason) && covers(pause, source);
             let paused = pauses.iter().any(stops);
             let Some(work) = self.work(source) else { continue };
             if work.paused != paused {
@@ -347,6 +347,11 @@ impl Machine {
             self.lease_ended(one.holder, one.size_bytes, one.suspect);
         }
     }
+}
+
+/// Whether a pause rests reading alone: what is held, and what is redriven, goes on and so can end it.
+fn only_reading(reason: PauseReason) -> bool {
+    matches!(reason, PauseReason::HeldLimit | PauseReason::DeadLimit)
 }
 
 /// Whether a pause is about a partition.

@@ -18,7 +18,7 @@ use std::hash::BuildHasherDefault;
 use super::Now;
 use super::deadlines::Timer;
 use super::delivery::Room;
-use super::effect::{AckStatus, After, Delivery, DeliveryMore, Effects, EntryDelivery, Frame};
+use super::effect::{After, Delivery, DeliveryMore, Effects, EntryDelivery, Frame};
 use super::entry::{Entry, EntryKey, EntryRecord, EntryState};
 use super::lanes::KeyHasher;
 use super::machine::Machine;

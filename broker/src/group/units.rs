@@ -17,7 +17,6 @@ use super::assignor::{self, Assignment};
 use super::config::GroupTopic;
 use super::deadlines::Timer;
 use super::effect::{After, Effects, Frame, Notice};
-use super::entry::EntryRecord;
 use super::lanes::Owner;
 use super::machine::Machine;
 use super::members::Loss;
@@ -302,9 +301,7 @@ impl Machine {
         self.hand_over.drains.retain(|drain| !removed.contains(&drain.unit.source.topic));
         let new: Vec<Source> = starts.iter().map(|start| start.source).collect();
         self.commit(GroupRecord::Topics { added, starts, removed }, fx);
-        if gone.iter().any(|source| self.entries.iter().any(|(key, _)| key.source == *source)) {
-            self.commit_entry(EntryRecord::Dropped { sources: gone.clone() }, fx);
-        }
+        self.drop_dead(now, fx);
         for source in gone {
             self.works.remove(&source);
             self.range_revoked(source);

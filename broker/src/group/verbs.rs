@@ -31,6 +31,8 @@ pub(super) struct PendingAnswer {
     pub(super) id: AnswerId,
     /// What it is about.
     pub(super) range: OffsetRange,
+    /// The member named it by its entry (rule DL-15).
+    pub(super) entry: Option<EntryKey>,
 }
 
 /// An answer in the making: one frame a verb (rule AK-2).
@@ -62,6 +64,13 @@ impl Done {
     fn add(&mut self, offset: Offset) {
         super::read_ahead::add(&mut self.runs, offset);
         self.records += 1;
+    }
+}
+
+impl Answer {
+    /// What was told so far of runs of offsets.
+    pub(super) fn statuses(&self) -> impl Iterator<Item = AckStatus> + '_ {
+        self.results.iter().map(|(_, status)| *status)
     }
 }
 
@@ -110,7 +119,7 @@ impl Machine {
     }
 
     /// Settles the records that a member has, in order, and tells what became of each.
-    fn settle_runs(
+    pub(super) fn settle_runs(
         &mut self,
         member: MemberId,
         targets: &Targets,
@@ -321,7 +330,7 @@ impl Machine {
             }
         };
         self.hold_answer(answer);
-        let pending = PendingAnswer { id: answer, range };
+        let pending = PendingAnswer { id: answer, range, entry: None };
         let failing = Failing { kind, error: how.error.clone(), member: Some(member), suspects: 0 };
         if let Some(after) = self.fail(source, index, failing, Some(pending), now, fx) {
             self.answered(pending, AckStatus::Ok, after, fx);
@@ -364,6 +373,10 @@ impl Machine {
         if let Some(one) = self.members.get_mut(member) {
             one.hints = true;
         }
+        if self.is_offset() {
+            self.range_started(member, targets.source, &targets.runs);
+            return self.start_entries(member, targets);
+        }
         let mut budget = TARGETS_MAX;
         for run in &targets.runs {
             let to = run.to.min(run.from.saturating_add(budget));
@@ -384,7 +397,7 @@ impl Machine {
     }
 
     /// The record at `offset`, if it is leased to the member under that epoch.
-    fn leased_by(&self, member: MemberId, targets: &Targets, offset: Offset) -> Option<u32> {
+    pub(super) fn leased_by(&self, member: MemberId, targets: &Targets, offset: Offset) -> Option<u32> {
         let handle = self.members.get(member)?.handle;
         let work = self.works.get(&targets.source)?;
         let index = work.find(offset)?;
@@ -430,7 +443,10 @@ impl Machine {
 
     /// What an answer waited for is decided.
     pub(super) fn answered(&mut self, pending: PendingAnswer, status: AckStatus, after: After, fx: &mut Effects) {
-        self.tell(pending.id, pending.range, status, after);
+        match pending.entry {
+            Some(key) => self.tell_entry(pending.id, key, status, after),
+            None => self.tell(pending.id, pending.range, status, after),
+        }
         self.end_answer(pending.id, fx);
     }
 
