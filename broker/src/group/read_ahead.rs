@@ -16,7 +16,7 @@ use super::machine::Machine;
 use super::record::{GroupRecord, PauseReason, SettledAs, Tried};
 use super::retry::{RetryPolicy, jitter_seed};
 use crate::limits;
-use crate::model::{LaneKey, MemberId, Offset, OffsetRange, Source};
+use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
 
 /// Records that are read ahead of what can be delivered, at least.
 const READ_AHEAD_RECORDS: u64 = 4_096;
@@ -42,6 +42,7 @@ impl Machine {
         if is_offset {
             work.reading.advance(fetched.next, fetched.log_bytes);
             self.range_fetched(&fetched, now, fx);
+            self.wake_unit(source, KeySlot::new(0).expect("the first slot"));
             return;
         }
         for (range, epoch) in &fetched.undecodable {

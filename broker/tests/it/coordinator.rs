@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_broker::coordinator::types::{
-    AckStatus, Credit, EntryState, ErrorInfo, Frame, GapReason, GroupConfig, GroupNotes, Join, Mode, NackKind,
-    Refusal, SourceName, StartAt, Targets, Verb,
+    AckStatus, Credit, EntryState, ErrorInfo, Frame, GapReason, GroupConfig, GroupNotes, Join, Mode, NackKind, Refusal,
+    SourceName, StartAt, Targets, Verb,
 };
 use sawlog_broker::coordinator::views::{Processed, ResetRequest};
 use sawlog_broker::coordinator::{

@@ -4,10 +4,10 @@
 #![expect(clippy::print_stdout, reason = "figures and reasons of a run, seen with --nocapture")]
 
 mod append_schedules;
+mod coordinator;
 mod corpus;
 mod data_dir;
 mod dead_letter_topics;
-mod coordinator;
 mod group_journals;
 mod holds;
 mod log_crash;
