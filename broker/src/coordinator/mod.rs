@@ -22,6 +22,7 @@ mod delivery;
 mod error;
 mod frames;
 mod group;
+mod holds;
 mod hooks;
 pub mod journals;
 mod lag;

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use super::delivery::fetch;
 use super::group::Group;
+use super::holds::Holds;
 use super::hooks::Guard;
 use super::journals::{GroupJournals, LoadedGroups};
 use super::shared::{Opened, Phase, Shared};
@@ -116,6 +117,7 @@ impl Coordinator {
     /// else of the broker is touched (rule G6).
     pub async fn start(self: &Arc<Self>) {
         self.topics.set_deletion_guard(Arc::new(Guard(Arc::downgrade(self))));
+        self.topics.set_retention_holds(Arc::new(Holds(Arc::downgrade(self))));
         let (timers, opened) = (Arc::clone(self), Arc::clone(&self.shared));
         let cancel = self.shared.cancel.clone();
         self.spawn(async move { timers.run_timers().await });

@@ -5,7 +5,7 @@
 //! Two kinds: a group that the topic lists holds what it has not settled, for so long and so much; a dead letter on its
 //! way holds its record whatever the settings say, until it has arrived.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use super::settings::{TopicConfig, within};
 use super::slot::PartitionSlot;
 use super::topic::Topic;
 use crate::limits;
-use crate::model::{GroupName, Offset, PartitionId, TopicId, TopicUuid};
+use crate::model::{GroupName, Offset, PartitionId, Source, TopicId, TopicUuid};
 use crate::partition::{Hold, PartitionLog};
 
 /// Part of the disk that holds of a topic may take if it does not say: one in so many, 20 %.
@@ -40,8 +40,8 @@ pub trait RetentionHolds: Debug + Send + Sync + 'static {
     /// The lowest offset that a group has not settled in a partition, of a rebuild of it too; `None` if there is no such
     /// group, or it does not consume the topic.
     fn floor(&self, topic: TopicUuid, partition: PartitionId, group: &str) -> Option<Offset>;
-    /// The lowest offset of a dead letter of the partition that is on its way (rule DL-4).
-    fn needed_from(&self, topic: TopicUuid, partition: PartitionId) -> Option<Offset>;
+    /// The lowest offset of a dead letter on its way, by partition (rule DL-4): of one topic, or of all.
+    fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset>;
 }
 
 /// What the topics keep about holds.
@@ -73,9 +73,10 @@ impl GroupHolds {
 }
 
 impl Holds {
-    /// The lowest offset of a partition that must stay whatever is asked for.
-    pub(super) fn needed_from(&self, topic: &Topic, partition: PartitionId) -> Option<Offset> {
-        self.asked.read().as_ref()?.needed_from(topic.uuid, partition)
+    /// The lowest offsets that must stay whatever is asked for: of one topic, or of all.
+    pub(super) fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset> {
+        let asked = self.asked.read().clone();
+        asked.map(|asked| asked.needed(topic)).unwrap_or_default()
     }
 
     fn hold(&self, topic: &Topic, partition: PartitionId, config: &TopicConfig, disk_bytes: u64) -> Option<Hold> {
@@ -106,13 +107,14 @@ impl Topics {
     pub(crate) fn retention_starts(&self, wall_ms: i64) -> Vec<(Arc<PartitionSlot>, Offset)> {
         let disk = self.shared.factory.log.storage.space();
         let disk_bytes = disk.map_or(0, |space| space.total_bytes);
+        let all_needed = self.shared.holds.needed(None);
         let mut starts = Vec::new();
         for topic in self.all() {
             let config = topic.revision().config.clone();
             for slot in topic.slots() {
                 let Some(partition) = slot.partition() else { continue };
                 let number = slot.reference().partition;
-                let needed = self.shared.holds.needed_from(&topic, number);
+                let needed = all_needed.get(&Source { topic: topic.uuid, partition: number }).copied();
                 let hold = self.shared.holds.hold(&topic, number, &config, disk_bytes);
                 let kept = partition.retention_start(wall_ms, needed, hold);
                 let asked = slot.trim_asked().map(|asked| asked.min(needed.unwrap_or(asked)));

@@ -8,7 +8,7 @@ use super::metadata::record::{MetadataRecord, StoredBound};
 use super::slot::PartitionSlot;
 use super::topic::Topic;
 use super::{Shared, Topics};
-use crate::model::{Offset, PartitionId};
+use crate::model::{Offset, PartitionId, Source};
 use crate::partition::{AppendFailure, PartitionLog};
 
 /// Starts that one record holds.
@@ -78,6 +78,7 @@ impl Shared {
         topic: Arc<Topic>,
         before: Vec<(PartitionId, Offset)>,
     ) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
+        let needed = self.holds.needed(Some(topic.uuid));
         let mut starts = Vec::new();
         for (partition, offset) in &before {
             let slot = &topic.slots()[partition.0 as usize];
@@ -96,7 +97,8 @@ impl Shared {
                 open.sync_now().await?;
             }
             // The record of a dead letter on its way must stay readable (rule DL-4); the rest of the trim waits for it.
-            let reached = self.holds.needed_from(&topic, *partition).map_or(*offset, |needed| needed.min(*offset));
+            let needed = needed.get(&Source { topic: topic.uuid, partition: *partition });
+            let reached = needed.map_or(*offset, |needed| (*needed).min(*offset));
             slot.ask_trim((reached < *offset).then_some(*offset));
             if reached > status.log_start {
                 starts.push((Arc::clone(slot), reached));

@@ -1,10 +1,13 @@
 //! What groups still need outlives retention and trims (rules RE-2, RE-9, DL-4), asked of a stand-in for the groups.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use sawlog_broker::model::{Offset, PartitionId, TopicUuid};
+use sawlog_broker::coordinator::{Caller, NewGroup};
+use sawlog_broker::group::{GroupConfig, Mode, StartAt};
+use sawlog_broker::model::{GroupName, Offset, PartitionId, Source, TopicUuid};
 use sawlog_broker::topics::{GroupHolds, RetentionHolds, TopicConfig, TopicNotes, TopicUpdate};
 
 use crate::topics::{World, config, fill, offset};
@@ -13,10 +16,11 @@ use crate::topics::{World, config, fill, offset};
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// The floor of one group called `billing`, and the lowest record of a dead letter on its way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Needs {
     floor: Mutex<Option<Offset>>,
     needed: Mutex<Option<Offset>>,
+    topic: Mutex<TopicUuid>,
 }
 
 impl RetentionHolds for Needs {
@@ -24,8 +28,10 @@ impl RetentionHolds for Needs {
         self.floor.lock().filter(|_| group == "billing")
     }
 
-    fn needed_from(&self, _topic: TopicUuid, _partition: PartitionId) -> Option<Offset> {
-        *self.needed.lock()
+    fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset> {
+        let source = |topic| Source { topic, partition: PartitionId(0) };
+        let all = [topic.unwrap_or(*self.topic.lock())].into_iter();
+        all.filter_map(|topic| Some((source(topic), (*self.needed.lock())?))).collect()
     }
 }
 
@@ -36,7 +42,8 @@ fn world(groups: &[&str], max_ms: Option<u64>) -> (World, Arc<Needs>) {
     let config = TopicConfig { retention_ms: Some(3_600_000), holds, ..config(1) };
     world.create("orders", config).expect("the disk is well");
     fill(&world, "orders");
-    let needs = Arc::new(Needs::default());
+    let topic = Mutex::new(world.topic("orders").uuid);
+    let needs = Arc::new(Needs { floor: Mutex::default(), needed: Mutex::default(), topic });
     world.engine().topics().set_retention_holds(Arc::clone(&needs) as _);
     (world, needs)
 }
@@ -108,4 +115,32 @@ fn dl_4_neither_retention_nor_a_trim_takes_the_record_of_a_dead_letter_on_its_wa
     *needs.needed.lock() = None;
     world.engine().run_retention_suspended_now();
     assert_eq!(log_start(&world), offset(40));
+}
+
+#[test]
+fn re_2_a_real_group_holds_what_it_has_not_settled_until_it_is_deleted() {
+    let mut world = World::new();
+    let holds = GroupHolds { groups: vec!["billing".into()], max_ms: None, max_bytes: None };
+    let config = TopicConfig { retention_ms: Some(3_600_000), holds, ..config(1) };
+    world.create("orders", config).expect("the disk is well");
+    fill(&world, "orders");
+    let new = NewGroup {
+        name: GroupName::parse("billing").expect("a good name"),
+        config: GroupConfig::new(Mode::Keyed, vec!["orders".into()]),
+        start: StartAt::Earliest,
+        epochs: Vec::new(),
+        topic_retry: Default::default(),
+        notes: Default::default(),
+    };
+    world.runtime.block_on(world.engine().coordinator().create(new)).expect("the disk is well");
+    world.clock.advance(DAY);
+    world.engine().run_retention_now();
+    assert_eq!(log_start(&world), Offset::ZERO);
+    world.kill_and_start();
+    world.engine().run_retention_now();
+    assert_eq!(log_start(&world), Offset::ZERO, "after a restart too");
+    let (coordinator, nobody) = (world.engine().coordinator(), Caller::default());
+    world.runtime.block_on(coordinator.delete("billing", false, None, &nobody)).expect("the disk is well");
+    world.engine().run_retention_now();
+    assert!(log_start(&world) > offset(30), "{}", log_start(&world));
 }
