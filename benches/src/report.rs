@@ -17,6 +17,8 @@ pub enum Target {
     RatioAtMost(f64),
     /// The value is at most this, in the unit of the row.
     AtMost(f64),
+    /// The value is at least this, in the unit of the row.
+    AtLeast(f64),
     /// No target: the row is there to be looked at.
     Shown,
 }
@@ -108,6 +110,7 @@ impl Row {
             Target::RatioAtLeast(least) => ratio >= least,
             Target::RatioAtMost(most) => ratio <= most,
             Target::AtMost(most) => self.value.median() <= most,
+            Target::AtLeast(least) => self.value.median() >= least,
         };
         if reached { Outcome::Reached } else { Outcome::Missed }
     }
@@ -182,6 +185,7 @@ fn row_cells(row: &Row) -> [String; 9] {
         Target::RatioAtLeast(least) => format!(">= {least} x"),
         Target::RatioAtMost(most) => format!("<= {most} x"),
         Target::AtMost(most) => format!("<= {}", figure(most)),
+        Target::AtLeast(least) => format!(">= {}", figure(least)),
     };
     [
         row.what.clone(),
@@ -202,6 +206,7 @@ fn row_json(row: &Row) -> Value {
         Target::RatioAtLeast(least) => ("ratio_at_least", Some(least)),
         Target::RatioAtMost(most) => ("ratio_at_most", Some(most)),
         Target::AtMost(most) => ("at_most", Some(most)),
+        Target::AtLeast(least) => ("at_least", Some(least)),
     };
     json!({
         "what": row.what,

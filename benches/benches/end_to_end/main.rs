@@ -15,6 +15,7 @@
 mod context;
 mod curve;
 mod followers;
+mod groups;
 mod latency;
 mod lookups;
 mod produce;
@@ -33,7 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Section = fn(&mut Bench) -> Result<(), Box<dyn Error>>;
 
 /// Every section: its name and what runs it.
-const SECTIONS: [(&str, Section); 8] = [
+const SECTIONS: [(&str, Section); 12] = [
     ("produce", produce::run),
     ("single", single::run),
     ("replay", replay::run),
@@ -42,6 +43,10 @@ const SECTIONS: [(&str, Section); 8] = [
     ("followers", followers::run),
     ("curve", curve::run),
     ("start", start::run),
+    ("groups", groups::speed),
+    ("stuck", groups::stuck),
+    ("rebalance", groups::rebalance),
+    ("many", groups::many),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

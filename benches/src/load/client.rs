@@ -205,7 +205,7 @@ pub async fn end_to_end_latency(url: &str, load: &LatencyLoad) -> Result<Latenci
     Ok(latencies)
 }
 
-fn send_paced(
+pub(super) fn send_paced(
     producer: &sawlog_client::Producer,
     mut pacer: Pacer,
     record_bytes: usize,

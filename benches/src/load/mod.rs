@@ -3,8 +3,10 @@
 //! - [`wire`]: requests made by hand on the generated stubs, for what the client crate does not do by itself: plain
 //!   records, one call at a time, a fixed number of requests in flight.
 //! - [`client`]: everything that users do: the client crate's producer and reader.
+//! - [`groups`]: members of consumer groups, through the client crate too.
 
 pub mod client;
+pub mod groups;
 pub mod wire;
 
 /// Value bytes of a record that looks like data: 100 bytes of it do not compress to nothing.

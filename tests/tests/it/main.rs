@@ -4,6 +4,7 @@
 
 mod durability;
 mod errors;
+mod group_chaos;
 mod hostile;
 mod limits;
 mod load;

@@ -1,0 +1,88 @@
+//! 10,000 keys that always fail among 1 M records of 100,000 keys on one partition.
+
+use std::error::Error;
+use std::time::Duration;
+
+use sawlog_benches::load::client::create_topic;
+use sawlog_benches::load::groups::{GroupLoad, consume_acked, fill, make_group};
+use sawlog_benches::process_stats::peak_resident_bytes;
+use sawlog_benches::report::{Row, Target};
+use sawlog_benches::stats::Samples;
+use sawlog_client::dead_letter::{EntrySelector, EntryState};
+use sawlog_client::groups::GroupMode;
+use sawlog_client::{AckLevel, Client, StreamExt as _};
+
+use crate::context::Bench;
+
+const RECORDS: u64 = 1_000_000;
+const KEYS: u64 = 100_000;
+const FAILING: u64 = 10_000;
+const RECORD_BYTES: usize = 100;
+
+/// What one run came to.
+struct Run {
+    rate: f64,
+    peak_mib: f64,
+    spilled: u64,
+    unwind_seconds: f64,
+}
+
+pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+    let [mut with, mut without, mut memory, mut spilled, mut unwind] = [const { Samples::new() }; 5];
+    for _ in 0..bench.options.rounds.min(3) {
+        let sound = once(bench, 0)?;
+        let stuck = once(bench, FAILING)?;
+        without.push(sound.rate);
+        with.push(stuck.rate);
+        memory.push(stuck.peak_mib - sound.peak_mib);
+        spilled.push(stuck.spilled as f64);
+        unwind.push(stuck.unwind_seconds);
+    }
+    let what = "10,000 of 100,000 keys failing, 1 partition";
+    bench.row(Row::shown(format!("{what}: the others"), "records/s", with).beside("none failing", &without))?;
+    let row = Row::shown(format!("{what}: memory above the run without"), "MiB", memory);
+    bench.row(row.with_target(Target::AtMost(64.0)))?;
+    bench.row(Row::shown(format!("{what}: records spilled"), "records", spilled))?;
+    bench.row(Row::shown(format!("{what}: until all is settled once they succeed"), "s", unwind))
+}
+
+fn once(bench: &mut Bench, failing: u64) -> Result<Run, Box<dyn Error>> {
+    let broker = bench.broker()?;
+    let client = bench.client(&broker.server.url())?;
+    let topic = bench.topic_name("stuck");
+    let mut load = GroupLoad::new("stuck", topic.as_str(), GroupMode::Keyed);
+    load.backoff_ms = 5_000;
+    bench.runtime.block_on(async {
+        create_topic(&client, &topic, 1, true, AckLevel::Written).await?;
+        fill(&client, &topic, RECORDS, RECORD_BYTES, KEYS).await?;
+        make_group(&client, &load).await
+    })?;
+    let healthy = RECORDS - failing * (RECORDS / KEYS);
+    let done = bench.runtime.block_on(consume_acked(&client, "stuck", healthy, failing))?;
+    let peak_mib = peak_resident_bytes(broker.server.pid())? as f64 / f64::from(1 << 20);
+    let spilled = bench.runtime.block_on(count_spilled(&client))?;
+    let mut unwind_seconds = 0.0;
+    if failing > 0 {
+        // From now on every handler succeeds: what was held and what was spilled must come, all of it.
+        let rest =
+            tokio::time::timeout(Duration::from_secs(120), consume_acked(&client, "stuck", RECORDS - healthy, 0));
+        unwind_seconds = bench.runtime.block_on(async { rest.await })??.seconds;
+        let left = bench.runtime.block_on(count_spilled(&client))?;
+        if left > 0 {
+            return Err(format!("{left} records are still spilled").into());
+        }
+    }
+    Ok(Run { rate: done.rate(), peak_mib, spilled, unwind_seconds })
+}
+
+async fn count_spilled(client: &Client) -> Result<u64, sawlog_client::Error> {
+    let selector = EntrySelector { states: vec![EntryState::Spilled], ..EntrySelector::default() };
+    let dead_letters = client.dead_letters();
+    let mut entries = dead_letters.entries("stuck", &selector, false);
+    let mut count = 0;
+    while let Some(entry) = entries.next().await {
+        entry?;
+        count += 1;
+    }
+    Ok(count)
+}
