@@ -26,7 +26,7 @@ impl TopicService for NullState {
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
         let request = request.into_inner();
-        let config = request.config.unwrap_or_default();
+        let config = request.config.clone().unwrap_or_default();
         let partitions = config.partitions.unwrap_or(1);
         let replay = match (label(&request, RECORD_BYTES_LABEL), label(&request, BATCHES_LABEL)) {
             (Some(record_bytes), Some(batches)) => Some(Arc::new(Replay::new(record_bytes, batches))),
