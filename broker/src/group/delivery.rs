@@ -134,6 +134,7 @@ enum Served {
 struct Turn {
     first: Vec<Delivery>,
     first_bytes: u64,
+    first_records: u64,
     suspects: Vec<Delivery>,
     again: Vec<Delivery>,
     alone: Vec<Delivery>,
@@ -141,6 +142,49 @@ struct Turn {
     records: u64,
     bytes: u64,
     last_append_ms: i64,
+    /// Frames that are full: see [`Turn::begin`].
+    sealed: Vec<(Vec<Delivery>, After)>,
+    /// The part that the last record went to.
+    part: Part,
+}
+
+/// Which frame of a turn a record goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Part {
+    #[default]
+    First,
+    Suspects,
+    Again,
+    Alone,
+}
+
+impl Turn {
+    /// A record goes to `part`. Where several records of a lane are leased together (`ordered`) a member must get them in
+    /// order: what went to another part is sealed, so that it goes out before.
+    fn begin(&mut self, part: Part, ordered: bool) -> &mut Vec<Delivery> {
+        if ordered && part != self.part {
+            self.seal();
+        }
+        self.part = part;
+        match part {
+            Part::First => &mut self.first,
+            Part::Suspects => &mut self.suspects,
+            Part::Again => &mut self.again,
+            Part::Alone => &mut self.alone,
+        }
+    }
+
+    /// What there is becomes frames: first deliveries at once, later ones once their counts are durable (rule RT-6); a
+    /// last one in a frame of its own (rule PI-4).
+    fn seal(&mut self) {
+        let frames = [
+            (std::mem::take(&mut self.first), After::Now),
+            (std::mem::take(&mut self.again), After::Group),
+            (std::mem::take(&mut self.suspects), After::Group),
+        ];
+        self.sealed.extend(frames.into_iter().filter(|(records, _)| !records.is_empty()));
+        self.sealed.extend(self.alone.drain(..).map(|delivery| (vec![delivery], After::Group)));
+    }
 }
 
 impl Machine {
@@ -382,6 +426,7 @@ impl Machine {
         let (offset, size, append_ms) = (record.offset, u64::from(record.size_bytes), record.append_ms);
         let (suspect, waited) = (record.suspects != 0, record.attempts > 0);
         let until_ms = now.monotonic_ms + state.config.lease_ms;
+        let ordered = state.config.max_in_flight_per_key > 1;
         let (lane, slot) = work.place(index);
         let hole = !work.holes.is_empty() && work.holes.remove(&lane);
         if suspect && let Some(one) = members.get_mut(member) {
@@ -394,7 +439,8 @@ impl Machine {
         turn.bytes += size;
         turn.last_append_ms = append_ms;
         if !waited && !hole && !suspect && stands_in.is_none() {
-            turn.first.push(Delivery { offset, attempt, more: None });
+            turn.begin(Part::First, ordered).push(Delivery { offset, attempt, more: None });
+            turn.first_records += 1;
             turn.first_bytes += size;
             return;
         }
@@ -405,11 +451,8 @@ impl Machine {
             DeliveryMore { first_delivery_ms: first_ms, last_class: class.clone(), gap_before: hole, entry: stands_in };
         let delivery = Delivery { offset, attempt, more: Some(Box::new(more)) };
         if !waited {
-            if suspect {
-                turn.suspects.push(delivery)
-            } else {
-                turn.first.push(delivery)
-            }
+            let part = if suspect { Part::Suspects } else { Part::First };
+            turn.begin(part, ordered).push(delivery);
             return;
         }
         turn.tries.push(Tried {
@@ -422,18 +465,19 @@ impl Machine {
             slot,
             class,
         });
-        if state.config.retry_of(source.topic).is_last(attempt) {
-            turn.alone.push(delivery);
+        let last = state.config.retry_of(source.topic).is_last(attempt);
+        let part = if last {
+            Part::Alone
         } else if suspect {
-            turn.suspects.push(delivery);
+            Part::Suspects
         } else {
-            turn.again.push(delivery);
-        }
+            Part::Again
+        };
+        turn.begin(part, ordered).push(delivery);
     }
 
-    /// Sends what was leased in a turn: first deliveries at once, later ones once their counts are durable (rule RT-6);
-    /// a last one in a frame of its own (rule PI-4).
-    fn send_turn(&mut self, turn: Turn, source: Source, owner: u32, now: Now, fx: &mut Effects) {
+    /// Sends what was leased in a turn.
+    fn send_turn(&mut self, mut turn: Turn, source: Source, owner: u32, now: Now, fx: &mut Effects) {
         if turn.records == 0 {
             return;
         }
@@ -441,18 +485,16 @@ impl Machine {
         let one = &work.owners[owner as usize];
         let (member, epoch) = (one.member, one.epoch);
         self.charge(member, turn.records, turn.bytes);
-        if !turn.first.is_empty() {
+        if turn.first_records > 0 {
             let after_ms = u64::try_from(now.wall_ms - turn.last_append_ms).unwrap_or(0);
-            fx.notices.push(Notice::FirstDelivered { records: turn.first.len() as u64, after_ms });
+            fx.notices.push(Notice::FirstDelivered { records: turn.first_records, after_ms });
         }
         if !turn.tries.is_empty() {
-            self.commit(GroupRecord::Tried { source, tries: turn.tries }, fx);
+            self.commit(GroupRecord::Tried { source, tries: std::mem::take(&mut turn.tries) }, fx);
         }
-        self.send_records(member, source, epoch, turn.first, After::Now, fx);
-        self.send_records(member, source, epoch, turn.again, After::Group, fx);
-        self.send_records(member, source, epoch, turn.suspects, After::Group, fx);
-        for delivery in turn.alone {
-            self.send_records(member, source, epoch, vec![delivery], After::Group, fx);
+        turn.seal();
+        for (records, after) in turn.sealed {
+            self.send_records(member, source, epoch, records, after, fx);
         }
     }
 
