@@ -140,6 +140,8 @@ pub struct Credit {
 pub struct InWork {
     /// The partition.
     pub source: Source,
+    /// Epoch of the assignment under which it was delivered (rule GM-6).
+    pub epoch: AssignmentEpoch,
     /// Offsets delivered from the source.
     pub runs: Vec<OffsetRange>,
     /// Entries.

@@ -140,8 +140,9 @@ impl Machine {
         one.grant(join.credit);
         let (handle, epoch) = (one.handle, one.epoch);
         self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + timeout_ms);
-        self.drop_unlisted(member, &join.in_work, now, fx);
-        let lost = self.lease_again(member, &join.in_work, now);
+        let (in_work, mut lost) = self.in_work_now(&join.in_work);
+        self.drop_unlisted(member, &in_work, now, fx);
+        lost.extend(self.lease_again(member, &in_work, now));
         let entries: Vec<_> = join.in_work.iter().flat_map(|work| work.entries.iter().copied()).collect();
         let lost_entries = self.resume_entries(member, &entries, now, fx);
         // What it holds is part of the credit that it names.
@@ -155,6 +156,20 @@ impl Machine {
         self.tell_revoked(member, fx);
         self.wake_units(handle);
         self.after_awaited(now, fx);
+    }
+
+    /// What of a resuming member's work can still be its own: nothing that was delivered before a reset or a cut dropped all
+    /// leases (rules OF-3, AK-12). The rest is told as lost.
+    fn in_work_now(&self, in_work: &[InWork]) -> (Vec<InWork>, Lost) {
+        let mut lost = Lost::new();
+        let mut now = in_work.to_vec();
+        for work in &mut now {
+            let valid = self.partition(work.source).is_some_and(|partition| work.epoch >= partition.leases_from);
+            if !valid {
+                lost.extend(work.runs.drain(..).map(|run| (work.source, run, AckStatus::NotLeased)));
+            }
+        }
+        (now, lost)
     }
 
     /// What was leased to a resuming member and it does not name goes back without a strike.

@@ -16,7 +16,9 @@ use super::pairs;
 use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tried};
 use super::settled::SettledSet;
 use crate::limits;
-use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid};
+use crate::model::{
+    AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid,
+};
 
 /// A member as the journal knows it (rule GM-11).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,6 +74,10 @@ pub struct PartitionState {
     /// The last cuts that no later one is below: where, and the epoch that began (rule AK-12).
     #[serde(default)]
     pub cuts: Vec<(Offset, PartitionEpoch)>,
+    /// What was delivered under an earlier epoch is nobody's any more: the epoch of the last reset or cut, which dropped all
+    /// leases (rules OF-3, AK-12). A member that resumes may name such records; others have their offsets by now.
+    #[serde(default)]
+    pub leases_from: AssignmentEpoch,
 }
 
 /// Cuts that a partition remembers; older ones are done with at the next start at the latest.
@@ -91,6 +97,7 @@ impl PartitionState {
             back_to: Offset::ZERO,
             clear_below: 0,
             cuts: Vec::new(),
+            leases_from: AssignmentEpoch::default(),
         }
     }
 }
@@ -230,6 +237,11 @@ impl GroupState {
             }
             GroupRecord::Reset { floors, clear, epoch, undo, act } => {
                 self.replay_reset(floors, *clear, *undo, act);
+                for start in floors {
+                    if let Some(partition) = self.partitions.get_mut(&start.source) {
+                        partition.leases_from = AssignmentEpoch(*epoch);
+                    }
+                }
                 self.epoch = self.epoch.max(*epoch);
             }
             GroupRecord::Cleared => self.clearing = None,
@@ -370,7 +382,8 @@ impl PartitionState {
                 self.settled.settle(*range);
                 self.forget_tries(range.from, range.to);
             }
-            GroupRecord::Cut { at, epoch, .. } => {
+            GroupRecord::Cut { at, epoch, group_epoch, .. } => {
+                self.leases_from = AssignmentEpoch(*group_epoch);
                 self.settled.cut(*at);
                 self.tried.retain(|offset, _| offset < at);
                 self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);

@@ -296,11 +296,12 @@ impl Rig {
 
     /// What a member has in work, for a resuming join.
     pub(super) fn in_work(&self, number: u8) -> Vec<InWork> {
-        let mut by_source: BTreeMap<Source, Vec<OffsetRange>> = BTreeMap::new();
-        for (source, offset) in self.held.get(&member(number)).into_iter().flatten().map(|(key, _)| key) {
-            by_source.entry(*source).or_default().push(one(offset.get()));
+        let mut by_source: BTreeMap<(Source, AssignmentEpoch), Vec<OffsetRange>> = BTreeMap::new();
+        for ((source, offset), (epoch, _)) in self.held.get(&member(number)).into_iter().flatten() {
+            by_source.entry((*source, *epoch)).or_default().push(one(offset.get()));
         }
-        by_source.into_iter().map(|(source, runs)| InWork { source, runs, entries: Vec::new() }).collect()
+        let work = |((source, epoch), runs)| InWork { source, epoch, runs, entries: Vec::new() };
+        by_source.into_iter().map(work).collect()
     }
 
     /// A member says something.

@@ -9,7 +9,7 @@ use crate::coordinator::types::{
 };
 use crate::coordinator::{Expect, JoinGroup};
 use crate::limits;
-use crate::model::{GroupName, MemberEpoch, Offset, OffsetRange, PartitionId, SlotRange, Source};
+use crate::model::{AssignmentEpoch, GroupName, MemberEpoch, Offset, OffsetRange, PartitionId, SlotRange, Source};
 
 /// Bytes of a note or reason that is kept.
 pub(super) const NOTE_BYTES: usize = 4 << 10;
@@ -101,7 +101,8 @@ fn in_work(work: &[v1::InWork]) -> Result<Vec<InWork>, Problem> {
         let source = Source { topic, partition: PartitionId(work.partition) };
         let entries = work.dlq_ids.iter().map(|id| ids::parse_dlq_id("in_work.dlq_ids", id).map(|(_, key)| key));
         let entries = entries.collect::<Result<_, Problem>>()?;
-        Ok(InWork { source, runs: runs("in_work.offsets", &work.offsets, &mut left)?, entries })
+        let epoch = AssignmentEpoch(work.assignment_epoch);
+        Ok(InWork { source, epoch, runs: runs("in_work.offsets", &work.offsets, &mut left)?, entries })
     };
     work.iter().map(one).collect()
 }

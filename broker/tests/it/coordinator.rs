@@ -255,7 +255,8 @@ fn gm_8_a_session_is_resumed_and_a_listed_record_does_not_come_again() {
     let mut again = join("billing", 1);
     again.join.resume = Some(member_epoch);
     let source = groups.source("orders");
-    let in_work = sawlog_broker::coordinator::types::InWork { source, runs: vec![run(0, 1)], entries: Vec::new() };
+    let in_work =
+        sawlog_broker::coordinator::types::InWork { source, epoch, runs: vec![run(0, 1)], entries: Vec::new() };
     again.join.in_work = vec![in_work];
     let mut session = groups.join(again).expect("let in");
     let joined = groups.next(&mut session);
