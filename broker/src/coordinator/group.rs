@@ -258,7 +258,8 @@ impl Group {
         }
         self.schedule(deadline_ms);
         let quiet = moves.is_empty() && opened.is_empty() && notices.is_empty();
-        let handover = (!quiet).then(|| Handover { moves, opened, notices, written: inner.written });
+        let written = inner.written;
+        let handover = if quiet { None } else { Some(Handover { moves, opened, notices, written }) };
         (handover, outcome)
     }
 

@@ -7,7 +7,8 @@ use super::positions::append_time;
 use super::views::{GroupLag, PartitionLag};
 use super::{Coordinator, GroupError};
 use crate::group::entry::{EntryState, LaneState};
-use crate::group::view::PartitionLive;
+use crate::group::view::{BreakerMode, PartitionLive};
+use crate::metrics::{GroupSample, GroupSamples, GroupTotal};
 use crate::model::{MemberId, Offset, PartitionEpoch, SlotRange, Source};
 use crate::partition::PartitionLog;
 
@@ -48,6 +49,32 @@ impl Coordinator {
         }
         let dead_lanes = group.look(|machine| machine.entries().lane_count() as u64);
         Ok(GroupLag { group: view, partitions, dead_lanes })
+    }
+
+    /// How all groups stand, for the metrics; nothing while they are not to be had.
+    pub async fn samples(&self) -> GroupSamples {
+        let mut samples = GroupSamples::default();
+        if self.shared.check().is_err() {
+            return samples;
+        }
+        for group in self.all_groups() {
+            let view = view_of(&group);
+            samples.groups.push(GroupTotal {
+                group: view.name.to_string(),
+                members: view.members.into(),
+                connected: view.connected.into(),
+                breaker_open: view.breaker.mode == BreakerMode::Open,
+                pauses: view.pauses.len() as u64,
+            });
+            let mut stands = stands(&group);
+            stands
+                .sort_by(|one, other| (&one.topic, one.source.partition).cmp(&(&other.topic, other.source.partition)));
+            for stand in stands {
+                let lag = self.partition_lag(stand).await;
+                samples.partitions.push(sample(view.name.as_str(), lag));
+            }
+        }
+        samples
     }
 
     async fn partition_lag(&self, stand: Stand) -> PartitionLag {
@@ -106,6 +133,27 @@ impl Coordinator {
         let topic = self.topics.by_uuid(source.topic)?;
         let retention_ms = i64::try_from(topic.revision().config.retention_ms?).ok()?;
         (append_ms != 0).then(|| append_ms.saturating_add(retention_ms).saturating_sub(now_ms).max(0))
+    }
+}
+
+fn sample(group: &str, lag: PartitionLag) -> GroupSample {
+    GroupSample {
+        group: group.to_owned(),
+        topic: lag.topic,
+        partition: lag.partition.0,
+        floor: lag.floor.get(),
+        log_start: lag.log_start.get(),
+        high_watermark: lag.high_watermark.get(),
+        lag_records: lag.lag_records,
+        lag_bytes: lag.lag_bytes,
+        lag_ms: lag.lag_ms,
+        oldest_unsettled_ms: lag.oldest_unsettled_ms,
+        in_flight: lag.in_flight,
+        held: lag.held_records,
+        blocked_keys: lag.blocked_lanes,
+        dead_keys: lag.dead_lanes,
+        time_to_loss_ms: lag.time_to_loss_ms,
+        stopped_at_gap: lag.gap.is_some(),
     }
 }
 

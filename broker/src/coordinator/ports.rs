@@ -22,6 +22,8 @@ pub(super) trait Ledger: Debug + Send + Sync + 'static {
     fn durable(&self) -> Written;
     /// Resolves once both journals are durable up to here.
     fn wait(&self, written: Written) -> BoxFuture<'static, Result<(), JournalStopped>>;
+    /// Whether so much waits to be written that less should be delivered.
+    fn is_behind(&self) -> bool;
     /// Why nothing is taken any more.
     fn stopped(&self) -> Option<Arc<str>>;
 }
@@ -45,6 +47,10 @@ impl Ledger for GroupJournals {
             groups.wait(written.group).await?;
             entries.wait(written.entries).await
         })
+    }
+
+    fn is_behind(&self) -> bool {
+        Self::is_behind(self)
     }
 
     fn stopped(&self) -> Option<Arc<str>> {

@@ -37,8 +37,10 @@ use crate::topics::Topics;
 
 /// Clients come back after so many milliseconds.
 const RECONNECT_AFTER_MS: u64 = 1_000;
-/// Streams that have been told goodbye end by themselves within this time.
-const GOODBYE: Duration = Duration::from_secs(2);
+/// Time between two looks whether the streams that were told goodbye have ended by themselves.
+const GOODBYE_LOOK: Duration = Duration::from_millis(10);
+/// So many looks: two seconds in all.
+const GOODBYE_LOOKS: u32 = 200;
 /// Time between two tries to compare a group with a partition that cannot be read.
 const COMPARE_AGAIN: Duration = Duration::from_millis(500);
 /// Groups that are compared with their partitions at the same time.
@@ -224,10 +226,8 @@ impl Coordinator {
                 let map = self.map.read();
                 group.0 < map.next_group && !map.by_id.contains_key(&group)
             };
-            if gone {
-                if let Err(error) = self.topics.drop_dead_letters(group, None).await {
-                    tracing::warn!(group = group.0, %error, "dead letters of a group that is gone stay until the next start");
-                }
+            if gone && let Err(error) = self.topics.drop_dead_letters(group, None).await {
+                tracing::warn!(group = group.0, %error, "dead letters of a group that is gone stay until the next start");
             }
         }
     }
@@ -278,9 +278,11 @@ impl Coordinator {
     pub async fn stop(&self) {
         self.begin_shutdown();
         let streams = || self.all_groups().iter().map(|group| group.streams()).sum::<usize>();
-        let begun = self.shared.clock.monotonic().0;
-        while streams() > 0 && self.shared.clock.monotonic().0.saturating_sub(begun) < GOODBYE {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+        for _ in 0..GOODBYE_LOOKS {
+            if streams() == 0 {
+                break;
+            }
+            tokio::time::sleep(GOODBYE_LOOK).await;
         }
         if let Some(dead_letters) = self.shared.dead_letters.get() {
             dead_letters.stop().await;

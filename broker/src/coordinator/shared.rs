@@ -116,10 +116,13 @@ impl Shared {
     }
 }
 
+/// A group, intents of its partitions, and what must be durable.
+type Entered = (Weak<Group>, Vec<(Source, u64)>, Written);
+
 /// Entries that were written and are to be told to their machines once they are durable, in order (rule DL-4).
 #[derive(Debug, Default)]
 pub(super) struct Opened {
-    queue: Mutex<VecDeque<(Weak<Group>, Vec<(Source, u64)>, Written)>>,
+    queue: Mutex<VecDeque<Entered>>,
     more: Notify,
 }
 

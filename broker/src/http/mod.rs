@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::metrics::Metrics;
+use crate::partition::BoxFuture;
 
 /// What the routes show.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ pub struct HttpParts {
     pub metrics: Arc<Metrics>,
     /// Called before metrics are read, for those that nobody updates.
     pub refresh: Arc<dyn Fn(&Metrics) + Send + Sync>,
+    /// Called before metrics are read, for those that must be asked for.
+    pub gather: Arc<dyn Fn() -> BoxFuture<'static, ()> + Send + Sync>,
     /// Whether the broker serves: not during recovery, and not while it stops.
     pub serving: Arc<dyn Fn() -> bool + Send + Sync>,
 }
@@ -34,6 +37,7 @@ impl std::fmt::Debug for HttpParts {
 pub fn router(parts: HttpParts) -> Router {
     Router::new()
         .route("/metrics", get(metrics::scrape))
+        .route("/metrics/kafka", get(metrics::kafka))
         .route("/healthz", get(healthz))
         .fallback(not_found)
         .with_state(parts)
@@ -53,6 +57,7 @@ async fn not_found(uri: Uri) -> Response {
         "There is no {path} here. This is a sawlog broker:\n\
          gRPC (HTTP/2, package sawlog.v1, with reflection and health) on this port, and\n\
          /metrics   Prometheus metrics\n\
+         /metrics/kafka   topics and groups by the names of kafka_exporter\n\
          /healthz   200 if it serves, else 503\n"
     );
     (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain; charset=utf-8")], text).into_response()
@@ -73,6 +78,7 @@ mod tests {
             refresh: Arc::new(|metrics| {
                 metrics.in_flight_bytes.set(7);
             }),
+            gather: Arc::new(|| Box::pin(async {})),
             serving: Arc::new(move || serving),
         };
         let request = Request::get(path).body(Body::empty()).expect("a request");
@@ -90,6 +96,13 @@ mod tests {
         let (status, text) = get("/metrics", true);
         assert_eq!(status, StatusCode::OK);
         assert!(text.contains("sawlog_in_flight_bytes 7"), "{text}");
+    }
+
+    #[test]
+    fn topics_and_groups_are_shown_by_the_names_of_kafka_exporters() {
+        let (status, text) = get("/metrics/kafka", true);
+        assert_eq!(status, StatusCode::OK);
+        assert!(text.contains("# TYPE kafka_consumergroup_lag gauge"), "{text}");
     }
 
     #[test]

@@ -1,9 +1,16 @@
 //! Metrics of consumer groups (rules OB-1 to OB-3): counters where things happen, everything that can be asked for at
-//! scrape time from a [`GroupSource`].
+//! scrape time in [`GroupSamples`], taken just before.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
@@ -134,5 +141,222 @@ impl GroupFamilies {
         }
         self.append_to_delivery.remove(&labels);
         self.append_to_settle.remove(&labels);
+    }
+}
+
+/// A group in one partition, or summed up over the partitions of a topic.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupSample {
+    /// Name of the group.
+    pub group: String,
+    /// Name of the topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: u32,
+    /// Lowest unsettled offset.
+    pub floor: u64,
+    /// First offset kept.
+    pub log_start: u64,
+    /// First offset that readers do not see.
+    pub high_watermark: u64,
+    /// Records below the high watermark and not settled (rule OB-1).
+    pub lag_records: u64,
+    /// Bytes of log from the floor on.
+    pub lag_bytes: u64,
+    /// Age of the oldest deliverable record not yet delivered, in milliseconds.
+    pub lag_ms: i64,
+    /// Age of the record at the floor, in milliseconds.
+    pub oldest_unsettled_ms: i64,
+    /// Records leased.
+    pub in_flight: u64,
+    /// Records read ahead and not settled.
+    pub held: u64,
+    /// Keys that wait for a retry.
+    pub blocked_keys: u64,
+    /// Dead keys.
+    pub dead_keys: u64,
+    /// Milliseconds until retention reaches the floor; `None`: not in sight (rule RE-3).
+    pub time_to_loss_ms: Option<i64>,
+    /// It waits for a gap to be accepted.
+    pub stopped_at_gap: bool,
+}
+
+/// A group as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GroupTotal {
+    /// Name of the group.
+    pub group: String,
+    /// Members.
+    pub members: u64,
+    /// Members with a stream.
+    pub connected: u64,
+    /// 1 while the circuit breaker is open.
+    pub breaker_open: bool,
+    /// Pauses, the broker's own among them.
+    pub pauses: u64,
+}
+
+/// All groups at a moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct GroupSamples {
+    /// One a group and partition, in order of group, topic, partition.
+    pub partitions: Vec<GroupSample>,
+    /// One a group.
+    pub groups: Vec<GroupTotal>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartitionLabels {
+    group: String,
+    topic: String,
+    partition: Option<u32>,
+}
+
+/// Shows the last samples.
+#[derive(Debug)]
+pub(super) struct GroupCollector {
+    pub(super) samples: Arc<RwLock<GroupSamples>>,
+    pub(super) per_partition: bool,
+}
+
+impl GroupSamples {
+    /// One a topic of a group: counts added up, ages the greatest, the time to loss the least.
+    fn by_topic(&self) -> Vec<GroupSample> {
+        let mut sums: Vec<GroupSample> = Vec::new();
+        for one in &self.partitions {
+            let same = sums.last_mut().filter(|last| last.group == one.group && last.topic == one.topic);
+            let Some(sum) = same else {
+                sums.push(one.clone());
+                continue;
+            };
+            sum.floor += one.floor;
+            sum.high_watermark += one.high_watermark;
+            sum.lag_records += one.lag_records;
+            sum.lag_bytes += one.lag_bytes;
+            sum.lag_ms = sum.lag_ms.max(one.lag_ms);
+            sum.oldest_unsettled_ms = sum.oldest_unsettled_ms.max(one.oldest_unsettled_ms);
+            sum.in_flight += one.in_flight;
+            sum.held += one.held;
+            sum.blocked_keys += one.blocked_keys;
+            sum.dead_keys += one.dead_keys;
+            sum.time_to_loss_ms = sum.time_to_loss_ms.into_iter().chain(one.time_to_loss_ms).min();
+            sum.stopped_at_gap |= one.stopped_at_gap;
+        }
+        sums
+    }
+
+    /// The names that boards made for kafka_exporter and kafka-lag-exporter know, as Prometheus text.
+    pub fn kafka_text(&self) -> String {
+        let mut out = String::new();
+        let families: [(&str, &str, fn(&GroupSample) -> f64); 3] = [
+            ("kafka_consumergroup_current_offset", "Committed offset: the lowest unsettled one", |s| s.floor as f64),
+            ("kafka_consumergroup_lag", "Records not settled", |s| s.lag_records as f64),
+            ("kafka_consumergroup_group_lag_seconds", "Age of the oldest record not delivered", |s| {
+                s.lag_ms as f64 / 1_000.0
+            }),
+        ];
+        for (name, help, value) in families {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for one in &self.partitions {
+                // Names hold letters, digits, dots, dashes and underscores: nothing is to be escaped.
+                let GroupSample { group, topic, partition, .. } = one;
+                let labels = format!("consumergroup=\"{group}\",topic=\"{topic}\",partition=\"{partition}\"");
+                let _ = writeln!(out, "{name}{{{labels}}} {}", value(one));
+            }
+        }
+        let members = "kafka_consumergroup_members";
+        let _ = writeln!(out, "# HELP {members} Members of the group\n# TYPE {members} gauge");
+        for one in &self.groups {
+            let _ = writeln!(out, "{members}{{consumergroup=\"{}\"}} {}", one.group, one.members);
+        }
+        out
+    }
+}
+
+impl Collector for GroupCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        type Column = (&'static str, &'static str, Option<Unit>, fn(&GroupSample) -> Option<f64>);
+        let columns: [Column; 11] = [
+            ("group_floor_offset", "Lowest unsettled offset", None, |s| Some(s.floor as f64)),
+            ("group_lag_records", "Records not settled", None, |s| Some(s.lag_records as f64)),
+            ("group_lag", "Bytes of log from the floor on", Some(Unit::Bytes), |s| Some(s.lag_bytes as f64)),
+            ("group_lag", "Age of the oldest record not delivered", Some(Unit::Seconds), |s| Some(seconds(s.lag_ms))),
+            ("group_oldest_unsettled", "Age of the record at the floor", Some(Unit::Seconds), |s| {
+                Some(seconds(s.oldest_unsettled_ms))
+            }),
+            ("group_in_flight_records", "Records leased", None, |s| Some(s.in_flight as f64)),
+            ("group_held_records", "Records read ahead and not settled", None, |s| Some(s.held as f64)),
+            ("group_blocked_keys", "Keys that wait for a retry", None, |s| Some(s.blocked_keys as f64)),
+            ("group_dead_keys", "Dead keys", None, |s| Some(s.dead_keys as f64)),
+            ("group_time_to_loss", "Until retention reaches the floor", Some(Unit::Seconds), |s| {
+                s.time_to_loss_ms.map(seconds)
+            }),
+            ("group_stopped_at_gap", "1 while a gap waits to be accepted", None, |s| {
+                Some(f64::from(u8::from(s.stopped_at_gap)))
+            }),
+        ];
+        let samples = self.samples.read();
+        let lines = if self.per_partition { samples.partitions.clone() } else { samples.by_topic() };
+        for (name, help, unit, value) in columns {
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for line in &lines {
+                let Some(value) = value(line) else { continue };
+                let partition = self.per_partition.then_some(line.partition);
+                let labels = PartitionLabels { group: line.group.clone(), topic: line.topic.clone(), partition };
+                ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        type Total = (&'static str, &'static str, fn(&GroupTotal) -> u64);
+        let totals: [Total; 4] = [
+            ("group_members", "Members", |g| g.members),
+            ("group_connected_members", "Members with a stream", |g| g.connected),
+            ("group_breaker_open", "1 while the circuit breaker is open", |g| u64::from(g.breaker_open)),
+            ("group_pauses", "Pauses", |g| g.pauses),
+        ];
+        for (name, help, value) in totals {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for group in &samples.groups {
+                let labels = GroupLabels { group: group.group.clone() };
+                ConstGauge::new(value(group) as f64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(partition: u32, lag_records: u64, lag_ms: i64) -> GroupSample {
+        let (group, topic) = ("billing".into(), "orders".into());
+        GroupSample { group, topic, partition, floor: 7, lag_records, lag_ms, ..GroupSample::default() }
+    }
+
+    #[test]
+    fn ob_1_lag_of_a_topic_adds_records_and_takes_the_greatest_age() {
+        let partitions = vec![sample(0, 3, 500), sample(1, 4, 2_500)];
+        let samples = GroupSamples { partitions, groups: Vec::new() };
+        let sums = samples.by_topic();
+        assert_eq!((sums.len(), sums[0].lag_records, sums[0].lag_ms, sums[0].floor), (1, 7, 2_500, 14));
+    }
+
+    #[test]
+    fn boards_of_kafka_exporters_find_their_names() {
+        let groups = vec![GroupTotal { group: "billing".into(), members: 2, ..GroupTotal::default() }];
+        let text = GroupSamples { partitions: vec![sample(1, 4, 2_500)], groups }.kafka_text();
+        let labels = "consumergroup=\"billing\",topic=\"orders\",partition=\"1\"";
+        for line in [
+            format!("kafka_consumergroup_lag{{{labels}}} 4"),
+            format!("kafka_consumergroup_current_offset{{{labels}}} 7"),
+            format!("kafka_consumergroup_group_lag_seconds{{{labels}}} 2.5"),
+            "kafka_consumergroup_members{consumergroup=\"billing\"} 2".into(),
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in {text}");
+        }
     }
 }

@@ -12,6 +12,7 @@ mod collectors;
 mod dead_letters;
 mod groups;
 mod journals;
+mod kafka;
 
 use std::sync::{Arc, Weak};
 
@@ -24,11 +25,11 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use collectors::{PartitionCollector, ProcessCollector};
-use groups::GroupFamilies;
+use groups::{GroupCollector, GroupFamilies};
 use journals::JournalFamilies;
 
 pub use dead_letters::{DeadLetterMetrics, DeadLetterSample, DeadLetterSource, DepthSample};
-pub use groups::GroupMetrics;
+pub use groups::{GroupMetrics, GroupSample, GroupSamples, GroupTotal};
 pub use journals::JournalMetrics;
 
 /// Media type of [`Metrics::encode`].
@@ -102,6 +103,7 @@ pub struct Metrics {
     /// Dead letters.
     pub dead_letters: DeadLetterMetrics,
     groups: GroupFamilies,
+    group_samples: Arc<RwLock<GroupSamples>>,
     /// Seconds from the entry of a batch into its partition to the end of the write.
     pub append_duration: Histogram,
     /// Seconds of a sync of log data.
@@ -163,6 +165,10 @@ impl Metrics {
         metrics.journals.register(&mut registry);
         metrics.dead_letters.register(&mut registry);
         metrics.groups.register(&mut registry);
+        registry.register_collector(Box::new(GroupCollector {
+            samples: Arc::clone(&metrics.group_samples),
+            per_partition: metrics.per_partition,
+        }));
         registry.register_collector(Box::new(PartitionCollector {
             source: Arc::clone(&metrics.source),
             per_partition: metrics.per_partition,
@@ -189,6 +195,7 @@ impl Metrics {
             journals: JournalFamilies::default(),
             dead_letters: DeadLetterMetrics::default(),
             groups: GroupFamilies::default(),
+            group_samples: Arc::default(),
             append_duration: Histogram::new(append_buckets),
             sync_duration: Histogram::new(sync_buckets),
             appends_per_sync: Histogram::new(exponential_buckets(1.0, 2.0, 12)),
@@ -273,6 +280,24 @@ impl Metrics {
     /// The metrics of a journal; look them up once and keep them.
     pub fn journal(&self, name: &'static str) -> JournalMetrics {
         self.journals.of(name)
+    }
+
+    /// Shows how the groups stand, until the next call.
+    pub fn set_group_samples(&self, samples: GroupSamples) {
+        *self.group_samples.write() = samples;
+    }
+
+    /// The names that boards made for exporters of Kafka know (rule OB-1), as Prometheus text.
+    pub fn encode_kafka(&self) -> String {
+        let mut text = self.group_samples.read().kafka_text();
+        let source = self.source.read().as_ref().and_then(Weak::upgrade);
+        let Some(source) = source else { return text };
+        let mut lines: Vec<(String, u32, u64, u64)> = Vec::new();
+        source.visit(&mut |sample| {
+            lines.push((sample.topic.to_owned(), sample.partition, sample.log_start, sample.high_watermark));
+        });
+        kafka::topics(&lines, &mut text);
+        text
     }
 
     /// The counters of a consumer group; look them up once and keep them.

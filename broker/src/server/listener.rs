@@ -121,6 +121,13 @@ impl Server {
             refresh: Arc::new(move |metrics| {
                 metrics.in_flight_bytes.set(i64::try_from(in_flight.held()).unwrap_or(i64::MAX));
             }),
+            gather: {
+                let (coordinator, metrics) = (Arc::clone(engine.coordinator()), Arc::clone(engine.metrics()));
+                Arc::new(move || {
+                    let (coordinator, metrics) = (Arc::clone(&coordinator), Arc::clone(&metrics));
+                    Box::pin(async move { metrics.set_group_samples(coordinator.samples().await) })
+                })
+            },
             serving: Arc::new(move || *state.borrow() == EngineState::Serving),
         });
         let watcher = services.clone();

@@ -45,14 +45,15 @@ impl Opened {
     ) -> Result<Self, BatchError> {
         let records = batch::records(&frame.batch, &STORED)?;
         let mut places = Vec::with_capacity(frame.record_count as usize);
-        let mut views = records.views();
-        loop {
-            let left = views.bytes_left();
-            let Some(view) = views.next() else { break };
-            look(&view?);
-            places.push(u32::try_from(left).expect("a batch has less than 4 GiB"));
+        {
+            let mut views = records.views();
+            loop {
+                let left = views.bytes_left();
+                let Some(view) = views.next() else { break };
+                look(&view?);
+                places.push(u32::try_from(left).expect("a batch has less than 4 GiB"));
+            }
         }
-        drop(views);
         Ok(Self { records, places })
     }
 }

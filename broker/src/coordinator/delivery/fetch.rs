@@ -20,6 +20,9 @@ use crate::partition::{Frame, FrameRun, PartitionLog, PartitionReadError, ReadEr
 /// Time between two tries to read what cannot be read now.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Time between two looks whether the journals have caught up.
+const BEHIND: Duration = Duration::from_millis(5);
+
 /// What a try to read came to.
 enum Turn {
     /// The machine was told.
@@ -74,6 +77,10 @@ async fn turn(group: &Arc<Group>, fetch: &Fetch, number: u64) -> Turn {
         Ok(_) if log.epoch() != known => Turn::Again,
         Ok(run) => {
             let fetched = look(group, fetch, run, log.high_watermark());
+            while group.shared().journals.is_behind() {
+                // Nothing more is delivered while so much waits to be written.
+                tokio::time::sleep(BEHIND).await;
+            }
             group.fetched(number, fetched);
             Turn::Told
         }
@@ -165,7 +172,7 @@ fn metas(config: &GroupConfig, frame: &Frame, fetch: &Fetch, out: &mut Vec<Recor
             epoch: frame.epoch,
             size_bytes: u32::try_from(view.size_bytes()).unwrap_or(u32::MAX),
             append_ms: frame.append_time_ms,
-            filtered: filter.is_some_and(|filter| !filter.matches(view.key, view.headers.clone())),
+            filtered: filter.is_some_and(|filter| !filter.matches(view.key, view.headers)),
         });
     });
     opened.map_err(|error| {
