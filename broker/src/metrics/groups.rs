@@ -248,7 +248,8 @@ impl GroupSamples {
     /// The names that boards made for kafka_exporter and kafka-lag-exporter know, as Prometheus text.
     pub fn kafka_text(&self) -> String {
         let mut out = String::new();
-        let families: [(&str, &str, fn(&GroupSample) -> f64); 3] = [
+        type Named = (&'static str, &'static str, fn(&GroupSample) -> f64);
+        let families: [Named; 3] = [
             ("kafka_consumergroup_current_offset", "Committed offset: the lowest unsettled one", |s| s.floor as f64),
             ("kafka_consumergroup_lag", "Records not settled", |s| s.lag_records as f64),
             ("kafka_consumergroup_group_lag_seconds", "Age of the oldest record not delivered", |s| {
@@ -275,7 +276,8 @@ impl GroupSamples {
 
 impl Collector for GroupCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        type Column = (&'static str, &'static str, Option<Unit>, fn(&GroupSample) -> Option<f64>);
+        type Value = fn(&GroupSample) -> Option<f64>;
+        type Column = (&'static str, &'static str, Option<Unit>, Value);
         let columns: [Column; 11] = [
             ("group_floor_offset", "Lowest unsettled offset", None, |s| Some(s.floor as f64)),
             ("group_lag_records", "Records not settled", None, |s| Some(s.lag_records as f64)),
