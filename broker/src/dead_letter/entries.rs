@@ -401,3 +401,6 @@ fn batch_of(record: &BatchRecord, headers: &[(&'static str, Bytes)]) -> CheckedB
     let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
     CheckedBatch { header, bytes, request: None }
 }
+
+#[cfg(test)]
+mod tests;

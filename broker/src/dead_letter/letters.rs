@@ -16,12 +16,13 @@ use super::handle::{DeadLetters, Driven, GroupHandle, Groups, Written};
 use super::logs::LetterLogs;
 use super::mover::Mover;
 use super::redrive::Jobs;
+use super::retention::Ages;
 use super::views::JobId;
 use crate::clock::Clock;
 use crate::group::GroupTopic;
 use crate::group::effect::{Notice, Refusal};
 use crate::group::event::{Admin, Event};
-use crate::metrics::Metrics;
+use crate::metrics::{DeadLetterSource, Metrics};
 use crate::model::{GroupId, LaneKey, Offset, Source};
 use crate::partition::BoxFuture;
 
@@ -55,6 +56,8 @@ pub struct Letters {
     pub(super) jobs: Jobs,
     /// The jobs that the journal has are taken up.
     pub(super) loaded: tokio::sync::watch::Sender<bool>,
+    /// What the last pass of retention found.
+    pub(super) ages: Mutex<HashMap<GroupId, Ages>>,
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
 }
@@ -77,6 +80,7 @@ impl Letters {
             acting: Mutex::default(),
             jobs: Jobs::default(),
             loaded: tokio::sync::watch::Sender::new(false),
+            ages: Mutex::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
@@ -130,6 +134,9 @@ impl DeadLetters for Letters {
         // A second start changes nothing.
         let _ = self.groups.set(groups);
         let Some(own) = self.own.upgrade() else { return };
+        let source: Arc<dyn DeadLetterSource> = Arc::clone(&own) as _;
+        self.parts.metrics.dead_letters.set_source(Arc::downgrade(&source));
+        self.tasks.spawn_on(Arc::clone(&own).keep_retention(), &self.parts.runtime);
         self.tasks.spawn_on(async move { own.take_up_jobs(all).await }, &self.parts.runtime);
     }
 

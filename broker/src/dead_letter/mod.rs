@@ -15,9 +15,12 @@ pub mod logs;
 mod mover;
 mod records;
 mod redrive;
+mod retention;
 mod select;
 #[cfg(test)]
 mod test_support;
+#[cfg(test)]
+mod test_world;
 pub mod views;
 
 pub use error::LetterError;
