@@ -111,6 +111,10 @@ impl RunReader {
             return Ok(None);
         };
         let run = &mut started.run;
+        if !self.keep {
+            // Records between are not looked at here.
+            started.last = started.last.max(entry.sequence);
+        }
         match entry.kind {
             Kind::SnapshotPart if entry.sequence == started.last => {
                 started.hasher.update(&entry.payload);

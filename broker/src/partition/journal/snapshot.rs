@@ -9,7 +9,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 use super::replay::RunReader;
 use super::{FrameDraft, Journal, JournalError, Kind, push};
-use crate::model::Offset;
+use crate::model::{Offset, OffsetRange};
 
 /// Frames written with one call.
 const FRAMES_PER_WRITE: usize = 64;
@@ -22,6 +22,8 @@ pub struct SnapshotRun {
     parts: u32,
     bytes: u64,
     hasher: crc32fast::Hasher,
+    /// Where its own frames stand; records stand between them.
+    ranges: Vec<OffsetRange>,
 }
 
 impl SnapshotRun {
@@ -40,8 +42,8 @@ impl SnapshotRun {
 #[derive(Debug)]
 pub struct ReadBack {
     first: Offset,
-    at: Offset,
-    until: Offset,
+    /// What is left to read, the next last.
+    ranges: Vec<OffsetRange>,
     sequence: u64,
     summary: (u32, u32),
     reader: RunReader,
@@ -99,7 +101,8 @@ impl Journal {
         let draft = self.draft(first, now_ms);
         self.write(&[draft])?;
         let hasher = crc32fast::Hasher::new();
-        Ok(SnapshotRun { first, sequence: self.last_sequence, parts: 0, bytes: 0, hasher })
+        let ranges = vec![OffsetRange { from: first, to: self.log.end() }];
+        Ok(SnapshotRun { first, sequence: self.last_sequence, parts: 0, bytes: 0, hasher, ranges })
     }
 
     /// Writes the next parts, with one call; they are synced with what follows.
@@ -109,12 +112,14 @@ impl Journal {
     pub fn write_parts(&mut self, run: &mut SnapshotRun, parts: &[Bytes], now_ms: i64) -> Result<(), JournalError> {
         self.check_stopped()?;
         let mut drafts = Vec::with_capacity(parts.len());
+        let from = self.log.end();
         for (at, part) in (self.log.end().get()..).zip(parts) {
             push(&mut self.builder, Kind::SnapshotPart, self.last_sequence, part);
             let at = Offset::new(at).expect("the log never reaches the greatest offset");
             drafts.push(self.draft(at, now_ms));
         }
         self.write(&drafts)?;
+        run.ranges.push(OffsetRange { from, to: self.log.end() });
         for part in parts {
             run.hasher.update(part);
             run.bytes += part.len() as u64;
@@ -130,7 +135,8 @@ impl Journal {
     /// As [`Journal::snapshot`].
     pub fn end_snapshot(&mut self, run: SnapshotRun, now_ms: i64) -> Result<ReadBack, JournalError> {
         self.check_stopped()?;
-        let SnapshotRun { first, sequence, parts, hasher, .. } = run;
+        let SnapshotRun { first, sequence, parts, hasher, mut ranges, .. } = run;
+        let from = self.log.end();
         let crc = hasher.finalize();
         let mut drafts: Vec<FrameDraft> = Vec::with_capacity(2);
         for copy in 0..2 {
@@ -140,26 +146,29 @@ impl Journal {
             drafts.push(self.draft(self.log.end().saturating_add(u64::from(copy)), now_ms));
         }
         self.write(&drafts)?;
-        let until = self.log.end();
+        ranges.push(OffsetRange { from, to: self.log.end() });
+        ranges.reverse();
         self.sync()?;
         self.prove_end()?;
         self.drop_cache(first).map_err(|error| JournalError::ReadBack { what: error.to_string() })?;
         let reader = RunReader::new(false);
-        Ok(ReadBack { first, at: first, until, sequence, summary: (parts, crc), reader })
+        Ok(ReadBack { first, ranges, sequence, summary: (parts, crc), reader })
     }
 
-    /// Reads a bounded part of a written snapshot back; `true`: all of it is good, and it counts from now on.
+    /// Reads a bounded part of a written snapshot back, and none of the records that stand between its parts; `true`: all of it is good, and it counts from now on.
     ///
     /// # Errors
     /// [`JournalError::ReadBack`]: it does not count; the snapshots before it still hold.
     pub fn read_back(&mut self, back: &mut ReadBack) -> Result<bool, JournalError> {
         let bad = |what: &str| JournalError::ReadBack { what: what.to_owned() };
-        let mut walk = self.walk_between(back.at, back.until);
+        let Some(range) = back.ranges.last_mut() else { return Err(bad("it has no end")) };
+        let mut walk = self.walk_between(range.from, range.to);
         let run = walk.feed(&mut back.reader).map_err(|what| bad(&what))?;
-        back.at = walk.at();
-        let Some(run) = run else {
-            return if back.at < back.until { Ok(false) } else { Err(bad("it has no end")) };
-        };
+        range.from = walk.at();
+        if range.is_empty() {
+            back.ranges.pop();
+        }
+        let Some(run) = run else { return Ok(false) };
         if (run.sequence, run.summary) != (back.sequence, back.summary) {
             return Err(bad("other bytes than were written"));
         }

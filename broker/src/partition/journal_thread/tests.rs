@@ -552,7 +552,7 @@ impl JournalState for Acks {
 }
 
 /// Appends `acks` records of the size of an ack; the greatest size of the journal, and its state after opening it again.
-fn journal_of(acks: u64, snapshot_bytes: u64, segment_bytes: u64) -> (u64, u64, Duration) {
+fn journal_of(acks: u64, snapshot_bytes: u64, segment_bytes: u64, queued_bytes: u64) -> (u64, u64, Duration) {
     let dir = tempfile::tempdir().expect("a directory");
     let storage: std::sync::Arc<dyn Storage> = std::sync::Arc::new(Disk::create(dir.path()).expect("a disk"));
     let clock = crate::clock::SystemClock::new();
@@ -560,11 +560,11 @@ fn journal_of(acks: u64, snapshot_bytes: u64, segment_bytes: u64) -> (u64, u64, 
     let handle = opened.expect("the disk is well").start(JournalThreadSpec { snapshot_bytes, ..thread_spec() });
     let mut greatest = 0;
     let mut last = JournalSequence(0);
-    for first in (0..acks).step_by(5_000) {
+    for first in (0..acks).step_by(2_000) {
         let payload = |number: u64| Bytes::from([&number.to_be_bytes()[..], &[9; 24]].concat());
-        last = handle.append((first..(first + 5_000).min(acks)).map(payload));
+        last = handle.append((first..(first + 2_000).min(acks)).map(payload));
         // Callers hold back.
-        while handle.queued_bytes() > 4 << 20 {
+        while handle.queued_bytes() > queued_bytes {
             let durable = JournalSequence(handle.durable().0 + 1);
             handle.blocking_wait(durable.min(last), PATIENCE).expect("the disk is well");
             std::thread::yield_now();
@@ -583,16 +583,17 @@ fn journal_of(acks: u64, snapshot_bytes: u64, segment_bytes: u64) -> (u64, u64, 
 
 #[test]
 fn g_6_the_journal_stays_small_however_many_acks_come() {
-    // 1:64 of the real thresholds.
-    let (greatest, acks, _) = journal_of(150_000, crate::limits::GROUP_JOURNAL_SNAPSHOT_BYTES / 64, 512 << 10);
-    assert_eq!(acks, 150_000);
-    assert!(greatest <= (256 << 20) / 16, "{greatest}");
+    // 1:64 of the real thresholds, for about 20 MB of records. The state is 1 MiB, so a snapshot is due after two.
+    let (greatest, acks, _) = journal_of(400_000, 1 << 20, 512 << 10, 256 << 10);
+    assert_eq!(acks, 400_000);
+    // Two snapshots and what came after each, a third before the oldest goes; all that was written is 28 MB.
+    assert!(greatest <= 18 << 20, "{greatest}");
 }
 
 #[test]
 #[ignore = "10 million records: about half a minute"]
 fn g_6_after_ten_million_acks_the_journal_is_at_most_256_mib_and_opens_in_a_second() {
-    let (greatest, acks, took) = journal_of(10_000_000, crate::limits::GROUP_JOURNAL_SNAPSHOT_BYTES, 32 << 20);
+    let (greatest, acks, took) = journal_of(10_000_000, crate::limits::GROUP_JOURNAL_SNAPSHOT_BYTES, 32 << 20, 4 << 20);
     assert_eq!(acks, 10_000_000);
     assert!(greatest <= 256 << 20, "{greatest}");
     // Told, not asserted: the time of an unoptimised build says nothing.

@@ -25,6 +25,10 @@ const BATCH_BYTES: usize = 1 << 20;
 const ROUND_BYTES: usize = 8 << 20;
 /// Records applied to the replica in one round, unless more were written in it.
 const APPLY_RECORDS: usize = 8_192;
+/// Bytes of records written in a round for which a snapshot takes one more step in it.
+const STEP_PER_BYTES: usize = 1 << 20;
+/// Steps of a snapshot in a round, at most, beside the first: at 256 KiB each, a few milliseconds.
+const STEPS_PER_ROUND: usize = 6;
 /// What an entry costs beside its payload, about.
 const ENTRY_BYTES: u64 = 20;
 
@@ -70,6 +74,8 @@ pub(super) struct Worker<S: JournalState> {
     /// Whether the sync of a round is left to the next (see [`crate::log::sabotage`]); never outside tests.
     lies: bool,
     sync_owed: bool,
+    /// Bytes of records that the last round wrote.
+    round_bytes: usize,
 }
 
 /// See [`OpenedJournal::open`].
@@ -149,6 +155,7 @@ impl<S: JournalState> Worker<S> {
             closing: None,
             lies,
             sync_owed: false,
+            round_bytes: 0,
             journal: opened.journal,
             spec,
         };
@@ -200,7 +207,10 @@ impl<S: JournalState> Worker<S> {
         self.answer_questions();
         let mut busy = !self.waiting.is_empty() && !self.full;
         busy |= !self.unapplied.is_empty() && self.state.is_some();
-        busy |= self.snapshot_step() || self.sync_owed;
+        // Under load each round brings much, and a snapshot must keep pace with what it is to replace.
+        let steps = 1 + (self.round_bytes / STEP_PER_BYTES).min(STEPS_PER_ROUND);
+        let more = (0..steps).all(|_| self.snapshot_step());
+        busy |= more || self.sync_owed;
         if self.closing.is_some() && (!busy || self.shared.is_stopped()) && !self.snapshotting.is_encoding() {
             let end = self.close();
             if let Some(reply) = self.closing.take() {
@@ -242,8 +252,8 @@ impl<S: JournalState> Worker<S> {
                 return 0;
             }
         }
-        let mut round_bytes = 0;
-        while !self.waiting.is_empty() && round_bytes < ROUND_BYTES {
+        self.round_bytes = 0;
+        while !self.waiting.is_empty() && self.round_bytes < ROUND_BYTES {
             let (records, bytes) = self.next_batch();
             match self.write_batch(&records, bytes as u64) {
                 Ok(framed) => {
@@ -255,7 +265,7 @@ impl<S: JournalState> Worker<S> {
                     self.unsynced.0 += records.len() as u64;
                     self.unsynced.1 += bytes as u64;
                     self.unapplied.extend(records);
-                    round_bytes += bytes;
+                    self.round_bytes += bytes;
                 }
                 Err(error) => {
                     for record in records.into_iter().rev() {
