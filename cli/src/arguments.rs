@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{bench, completions, config, consume, dev, health, produce, segment, serve, topic, version};
+use crate::commands::{
+    bench, completions, config, consume, dev, dlq, group, health, produce, segment, serve, topic, version,
+};
 use crate::demo;
 use crate::failure::Outcome;
 use crate::logging::{self, LogFormat};
@@ -63,6 +65,8 @@ enum Command {
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
+    Group(group::Group),
+    Dlq(dlq::Dlq),
     Segment(segment::Segment),
     Bench(bench::Bench),
     Config(config::Config),
@@ -84,6 +88,8 @@ impl Arguments {
             Command::Topic(topic) => topic.run(&common),
             Command::Produce(produce) => produce.run(&common),
             Command::Consume(consume) => consume.run(&common),
+            Command::Group(group) => group.run(&common),
+            Command::Dlq(dlq) => dlq.run(&common),
             Command::Segment(segment) => segment.run(&common),
             Command::Bench(bench) => bench.run(&common),
             Command::Config(config) => config.run(&common),

@@ -83,8 +83,29 @@ fn next(error: &Error) -> &'static str {
 fn next_for(reason: ErrorReason) -> &'static str {
     match reason {
         ErrorReason::TopicNotFound => "`sawlog topic list` shows the topics; `sawlog topic create NAME` makes one",
+        ErrorReason::GroupNotFound => "`sawlog group list` shows the groups; `sawlog group create NAME` makes one",
+        ErrorReason::EntryNotFound => "`sawlog dlq list GROUP` shows the dead letters",
+        ErrorReason::JobNotFound => "`sawlog dlq jobs` shows the jobs",
         ErrorReason::PartitionNotFound => "`sawlog topic show TOPIC` shows the partitions; they count from 0",
         ErrorReason::TopicExists => "`sawlog topic show TOPIC` shows its settings; `sawlog topic update` changes them",
+        ErrorReason::GroupExists => "`sawlog group show GROUP` shows its settings; `sawlog group update` changes them",
+        ErrorReason::GroupMismatch => "`sawlog group show GROUP` shows how it is; ask for the same",
+        ErrorReason::DlqNameTaken => "name another topic for its dead letters with --dlq-name TOPIC=NAME",
+        ErrorReason::ReservedTopic => "dead letters are changed with `sawlog dlq`, not as a topic",
+        ErrorReason::WrongMode => "`sawlog group show GROUP` shows the mode of the group, which decides what it can do",
+        ErrorReason::OpenEntries => {
+            "look at them with `sawlog dlq list GROUP`; redrive or discard them, or lose them with --force"
+        }
+        ErrorReason::JobConflict => "`sawlog dlq jobs --running` shows the job; wait for it, or cancel it",
+        ErrorReason::EntryClosed => "`sawlog dlq show ID` shows what became of it",
+        ErrorReason::JobClosed => "it has ended; start another with `sawlog dlq redrive`",
+        ErrorReason::NothingToUndo => "set the positions with `sawlog group reset GROUP --to PLACE`",
+        ErrorReason::Fenced | ErrorReason::InstanceReplaced => {
+            "another member has taken over; start this one again, with another --member if both are to run"
+        }
+        ErrorReason::JournalCorrupt | ErrorReason::GroupsStopped => {
+            "look at the broker's log lines; `sawlog group recover --dry-run` says what recovery would do"
+        }
         ErrorReason::InvalidName | ErrorReason::InvalidField => "mend the value; --help tells what is allowed",
         ErrorReason::KeyRequired => {
             "give keys with -k, -K, --key-column or in the JSON; or make the topic with --unkeyed"
@@ -95,7 +116,7 @@ fn next_for(reason: ErrorReason) -> &'static str {
         ErrorReason::InvalidTimestamp => "mend the times of the records",
         ErrorReason::OffsetOutOfRange => "read from within the bounds told above, or with --from earliest",
         ErrorReason::AckBelowFloor => "leave --ack away, or allow it with `sawlog topic update TOPIC --ack written`",
-        ErrorReason::StaleRevision => "look at the topic again with `sawlog topic show`, then repeat the change",
+        ErrorReason::StaleRevision => "look at it again with `show`, then repeat the change",
         ErrorReason::LimitReached => "delete what is not needed, or spread it over another broker",
         ErrorReason::DiskLow => "free space on the broker's disk, or shorten the retention of topics",
         ErrorReason::PartitionFenced => "mend the disk, then `sawlog topic reopen TOPIC PARTITION`",

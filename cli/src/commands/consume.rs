@@ -13,11 +13,14 @@ use crate::amounts::{self, Place};
 use crate::arguments::Common;
 use crate::client::{self, failed};
 use crate::clock;
+use crate::commands::group::settings::ModeChoice;
 use crate::failure::{Failure, Outcome};
 use crate::format::{Format, RecordView, write_json};
 use crate::output::{self, DataStream};
 
-/// Print records of a topic, from a start to an end or for ever.
+mod group;
+
+/// Print records of a topic, from a start to an end or for ever; or take part in a consumer group.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Letters of --format: %t topic, %p partition, %o offset, %T time in ms, %h headers, %k key, %K its length, \
@@ -26,11 +29,23 @@ use crate::output::{self, DataStream};
                   Examples:\n  sawlog consume orders --from earliest\n  \
                   sawlog consume orders --from -10 --format '%p %o %k %s\\n'\n  \
                   sawlog consume orders --from 2h --to 1h --filter key=536365 --output json\n  \
-                  sawlog consume orders --follow -n 5"
+                  sawlog consume orders --follow -n 5\n  \
+                  sawlog consume orders -g billing -n 100"
 )]
 pub(crate) struct Consume {
-    /// Name of the topic.
-    topic: String,
+    /// Name of the topic; with -g it may be left out if the group exists.
+    #[arg(required_unless_present = "group")]
+    topic: Option<String>,
+    /// Take part in this group, which is made if it is missing: its records are shared out among its members, and acked
+    /// when they are printed.
+    #[arg(short, long)]
+    group: Option<String>,
+    /// Mode of the group; needed only if it is made.
+    #[arg(long, value_enum, requires = "group")]
+    mode: Option<ModeChoice>,
+    /// Name of a static member of the group: what it owns waits for it over a restart.
+    #[arg(long, requires = "group", value_name = "NAME")]
+    member: Option<String>,
     /// Where to begin: earliest, latest, an offset, -N for the last N, a span such as 2h ago, or a time [default:
     /// earliest; with --follow: latest].
     #[arg(long, value_parser = amounts::place, allow_hyphen_values = true, value_name = "PLACE")]
@@ -105,16 +120,24 @@ impl Consume {
             (None, false) => Some(Format::parse("%s\\n").expect("the default format is right")),
         };
         client::run(common, async |client| {
+            if let Some(group) = &self.group {
+                return group::run(&self, group, &client, format.as_ref()).await;
+            }
             let reader = self.reader(&client)?.open().await.map_err(failed)?;
             self.print_all(reader, format.as_ref()).await
         })
+    }
+
+    /// The topic, which is there without a group.
+    fn topic(&self) -> &str {
+        self.topic.as_deref().unwrap_or_default()
     }
 
     fn reader(&self, client: &Client) -> Outcome<ReaderBuilder> {
         let now_ms = clock::wall_ms();
         let default = if self.follow { Place::Latest } else { Place::Earliest };
         let mut reader = client
-            .reader(&self.topic)
+            .reader(self.topic())
             .from(start(self.from.unwrap_or(default).at(now_ms)))
             .follow(self.follow)
             .max_records_per_second(self.rate)
@@ -183,7 +206,7 @@ impl Consume {
 
     fn print(&self, record: &ReadRecord, format: Option<&Format>, line: &mut Vec<u8>) {
         let view = RecordView {
-            topic: &self.topic,
+            topic: self.topic(),
             partition: record.partition,
             offset: record.offset,
             epoch: record.epoch,

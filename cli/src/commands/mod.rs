@@ -5,6 +5,8 @@ pub(crate) mod completions;
 pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod dev;
+pub(crate) mod dlq;
+pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod produce;
 pub(crate) mod segment;

@@ -416,3 +416,6 @@ async fn ping(requests: mpsc::Sender<v1::ConsumeRequest>, every: Duration) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
