@@ -103,7 +103,7 @@ impl Session {
     pub fn topic_name(&self, topic: TopicUuid) -> Option<TopicName> {
         self.group.look(|machine| {
             let known = machine.state().topics.get(&topic)?;
-            TopicName::parse(&known.name).ok()
+            TopicName::parse(&known.name).or_else(|_| TopicName::parse_dead_letter(&known.name)).ok()
         })
     }
 

@@ -224,11 +224,21 @@ impl Stream {
                     drop(permit);
                 }
                 Next::Session(Some(frame)) => self.answer(frame),
-                Next::Session(None) => return self.ended.take().map_or(Ok(()), Err),
+                Next::Session(None) => return self.session_ended(),
             }
             if !asking && self.pending.is_empty() && self.ended.is_none() && !self.leaving {
                 return Ok(());
             }
+        }
+    }
+
+    /// Why the stream ends with its session.
+    fn session_ended(&mut self) -> Result<(), Problem> {
+        let stopped = || self.session.end_cause().map(Problem::from);
+        match self.ended.take() {
+            Some(problem) => Err(problem),
+            None if self.leaving => Ok(()),
+            None => stopped().map_or(Ok(()), Err),
         }
     }
 }

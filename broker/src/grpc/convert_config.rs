@@ -6,21 +6,20 @@ use std::collections::BTreeMap;
 use sawlog_proto::v1;
 
 use super::convert;
-use super::convert_groups::{mode_of, mode_to_wire};
+use super::convert_groups::{mode_of, mode_to_wire, source_topic};
 use super::status::{self, Problem};
 use crate::coordinator::types::{
     AfterDead, Backoff, BreakerPolicy, ConfigError, GroupConfig, GroupTopic, Mode, OnExhausted, OnGap, RetryPolicy,
     SourceName, StartAt,
 };
 use crate::limits;
+use crate::model::topic::DEAD_LETTER_SUFFIX;
 use crate::model::{Filter, PartitionEpoch};
 
 /// Header conditions of a filter.
 const CONDITIONS: usize = 64;
 /// Bytes of a pattern: the longest name of a topic, a dead-letter topic's.
 const PATTERN_BYTES: usize = 249;
-/// Suffix of dead-letter topics, which groups may consume.
-const DLQ_SUFFIX: &str = ".dlq";
 
 /// Policies of topics, by name.
 pub(super) type TopicRetry = BTreeMap<String, RetryPolicy>;
@@ -59,18 +58,6 @@ fn mode(mode: i32) -> Result<Option<Mode>, Problem> {
     known.map(mode_of).map_err(|_| status::invalid_field("config.mode", mode, "0 to 3"))
 }
 
-/// The name of a topic that a group may consume: also a dead-letter topic's.
-fn source_topic(field: &'static str, name: &str) -> Result<String, Problem> {
-    match name.strip_suffix(DLQ_SUFFIX) {
-        Some(stem) if name.len() <= PATTERN_BYTES && !stem.is_empty() => {
-            let sound = stem.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
-            let bad = || status::invalid_name(field, name, crate::model::NameError::Character);
-            sound.then(|| name.to_owned()).ok_or_else(bad)
-        }
-        _ => convert::topic_name(field, name).map(|name| name.to_string()),
-    }
-}
-
 fn subscription(given: &v1::GroupConfig) -> Result<Option<Vec<String>>, Problem> {
     use v1::group_config::Subscription;
     match &given.subscription {
@@ -79,8 +66,8 @@ fn subscription(given: &v1::GroupConfig) -> Result<Option<Vec<String>>, Problem>
             if topics.names.is_empty() || topics.names.len() > limits::TOPICS_PER_GROUP {
                 return Err(status::invalid_field("config.topics", topics.names.len(), "1 to 100 names"));
             }
-            let names: Result<Vec<_>, _> =
-                topics.names.iter().map(|name| source_topic("config.topics", name)).collect();
+            let names: Result<Vec<_>, Problem> =
+                topics.names.iter().map(|name| Ok(source_topic("config.topics", name)?.to_string())).collect();
             let mut names = names?;
             names.sort_unstable();
             names.dedup();
@@ -130,7 +117,7 @@ fn merged(base: Settings, given: &v1::GroupConfig) -> Result<Settings, Problem> 
     if !given.topic_retry.is_empty() {
         topic_retry.clear();
         for one in &given.topic_retry {
-            let name = source_topic("config.topic_retry.topic", &one.topic)?;
+            let name = source_topic("config.topic_retry.topic", &one.topic)?.to_string();
             let policy = one.retry.clone().unwrap_or_default();
             topic_retry.insert(name, retry_of("config.topic_retry", config.mode, &policy)?);
         }
@@ -202,11 +189,11 @@ fn dead_letters(config: &mut GroupConfig, given: &v1::DeadLetterConfig) -> Resul
     }
     config.dlq_names.clear();
     for (topic, name) in &given.names {
-        let topic = source_topic("config.dead_letters.names", topic)?;
-        if !name.ends_with(DLQ_SUFFIX) {
+        let topic = source_topic("config.dead_letters.names", topic)?.to_string();
+        if !name.ends_with(DEAD_LETTER_SUFFIX) {
             return Err(status::invalid_field("config.dead_letters.names", name, "a name that ends with .dlq"));
         }
-        config.dlq_names.insert(topic, source_topic("config.dead_letters.names", name)?);
+        config.dlq_names.insert(topic, source_topic("config.dead_letters.names", name)?.to_string());
     }
     Ok(())
 }
@@ -331,7 +318,7 @@ pub(super) fn position(
         Some(At::Offsets(given)) => {
             let mut offsets = Vec::with_capacity(given.offsets.len());
             for one in &given.offsets {
-                let name = SourceName { topic: source_topic(field, &one.topic)?, partition: one.partition };
+                let name = SourceName { topic: source_topic(field, &one.topic)?.to_string(), partition: one.partition };
                 if let Some(epoch) = one.epoch {
                     epochs.push((name.clone(), convert::epoch(field, epoch)?));
                 }

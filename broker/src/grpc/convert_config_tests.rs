@@ -71,7 +71,6 @@ fn what_no_group_can_have_is_refused() {
     let bad = [
         v1::GroupConfig::default(),
         on("a/b"),
-        on(".dlq"),
         on("é.dlq"),
         v1::GroupConfig { mode: 9, ..on("orders") },
         v1::GroupConfig { on_gap: 9, ..on("orders") },

@@ -9,7 +9,10 @@ use crate::coordinator::types::{
 };
 use crate::coordinator::{Expect, JoinGroup};
 use crate::limits;
-use crate::model::{AssignmentEpoch, GroupName, MemberEpoch, Offset, OffsetRange, PartitionId, SlotRange, Source};
+use crate::model::topic::DEAD_LETTER_SUFFIX;
+use crate::model::{
+    AssignmentEpoch, GroupName, MemberEpoch, Offset, OffsetRange, PartitionId, SlotRange, Source, TopicName,
+};
 
 /// Bytes of a note or reason that is kept.
 pub(super) const NOTE_BYTES: usize = 4 << 10;
@@ -23,6 +26,15 @@ const IN_WORK: usize = 100_000;
 /// A checked name of a group.
 pub(super) fn group_name(field: &'static str, name: &str) -> Result<GroupName, Problem> {
     GroupName::parse(name).map_err(|rule| status::invalid_name(field, name, rule))
+}
+
+/// A checked name of a topic that a group may consume: also a dead-letter topic's (rule DL-1).
+pub(super) fn source_topic(field: &'static str, name: &str) -> Result<TopicName, Problem> {
+    let parsed = match name.ends_with(DEAD_LETTER_SUFFIX) {
+        true => TopicName::parse_dead_letter(name),
+        false => TopicName::parse(name),
+    };
+    parsed.map_err(|rule| status::invalid_name(field, name, rule))
 }
 
 /// A text of at most `max` bytes.
@@ -65,7 +77,7 @@ pub(super) fn join(join: v1::Join) -> Result<JoinGroup, Problem> {
         return Err(status::invalid_field("expected_topics", join.expected_topics.len(), "at most 100"));
     }
     let topics: Result<Vec<_>, _> =
-        join.expected_topics.iter().map(|name| convert::topic_name("expected_topics", name)).collect();
+        join.expected_topics.iter().map(|name| source_topic("expected_topics", name)).collect();
     let topics = Some(topics?).filter(|topics| !topics.is_empty());
     let instance = join.instance_id.map(|id| text("instance_id", id, limits::CLIENT_ID_BYTES)).transpose()?;
     Ok(JoinGroup {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sawlog_proto::v1::{self, group_service_server::GroupService};
 use tonic::{Request, Response, Status};
 
-use super::convert_groups::{NOTE_BYTES, group_name, text};
+use super::convert_groups::{NOTE_BYTES, group_name, source_topic, text};
 use super::status::{self, Problem};
 use super::{Context, convert, convert_config, convert_views, ids};
 use crate::coordinator::GroupError;
@@ -199,7 +199,7 @@ impl GroupHandler {
             .partitions
             .iter()
             .map(|one| {
-                let topic = convert::topic_name("partitions.topic", &one.topic)?;
+                let topic = source_topic("partitions.topic", &one.topic)?;
                 Ok((topic, one.partitions.iter().copied().map(PartitionId).collect()))
             })
             .collect();

@@ -44,7 +44,7 @@ fn request(path: &str, headers: &[(&str, &str)]) -> Request<()> {
 }
 
 /// Sends bytes as a request's body and gives the status that it ends with; `None` if the stream is reset.
-async fn call(broker: &TestBroker, path: &str, headers: &[(&str, &str)], body: Bytes) -> Option<Code> {
+pub(crate) async fn call(broker: &TestBroker, path: &str, headers: &[(&str, &str)], body: Bytes) -> Option<Code> {
     let mut send = connect(broker).await.ready().await.unwrap();
     let (response, mut stream) = send.send_request(request(path, headers), false).unwrap();
     // It may be refused before all of it is sent.
@@ -67,7 +67,7 @@ async fn status(response: ResponseFuture) -> Option<Code> {
 }
 
 /// A gRPC message with this flag and length, whatever follows.
-fn framed(flag: u8, length: u32, body: &[u8]) -> Bytes {
+pub(crate) fn framed(flag: u8, length: u32, body: &[u8]) -> Bytes {
     let mut out = BytesMut::new();
     out.put_u8(flag);
     out.put_u32(length);

@@ -119,7 +119,6 @@ impl Stream {
                 stopped: stops,
             }),
             Frame::Goodbye { reconnect_after_ms } => {
-                self.ended = Some(status::shutting_down());
                 let reconnect_after_ms = u32::try_from(reconnect_after_ms).unwrap_or(u32::MAX);
                 Told::Goodbye(v1::Goodbye { reconnect_after_ms })
             }
