@@ -400,3 +400,6 @@ impl Machine {
         self.partition(source)?.tried.get(&offset)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,7 +50,7 @@ impl Machine {
         let record = *self.works[&source].record(index);
         let (lane, _) = self.works[&source].place(index);
         self.end_leases(source, index, now, fx);
-        if self.gone_meanwhile(source, record.offset, now) {
+        if self.gone_meanwhile(source, record.offset, now, fx) {
             return Some(After::Group);
         }
         let class = failing.error.as_ref().map_or("", |error| error.class.as_str());
@@ -226,7 +226,7 @@ impl Machine {
             self.breaker.probe_lost(now.monotonic_ms);
             self.arm_breaker(now);
         }
-        if self.gone_meanwhile(source, record.offset, now) {
+        if self.gone_meanwhile(source, record.offset, now, fx) {
             return After::Group;
         }
         let known = self.partition(source).is_some_and(|partition| partition.tried.contains_key(&record.offset));

@@ -12,7 +12,7 @@ use super::config::OnGap;
 use super::effect::{After, Effects, Frame, Notice};
 use super::entry::EntryRecord;
 use super::machine::Machine;
-use super::record::{GapReason, GroupRecord, PauseReason};
+use super::record::{GapReason, GroupRecord, PauseReason, SettledAs};
 use crate::model::{MemberId, Offset, OffsetRange, PartitionEpoch, Source};
 
 /// Gaps that wait to be accepted.
@@ -21,6 +21,8 @@ pub(super) struct Gaps {
     waiting: BTreeMap<Source, (OffsetRange, GapReason)>,
     /// Partitions whose next gap is accepted already: it was not known any more when someone accepted it.
     accepted: BTreeSet<Source>,
+    /// What is gone from the logs above the floors: records of it that are leased are not delivered again (rule RE-5).
+    gone: BTreeMap<Source, Vec<OffsetRange>>,
 }
 
 impl Gaps {
@@ -54,24 +56,45 @@ impl Machine {
         self.pass_gap(source, range, reason, now, fx);
     }
 
-    /// What is unsettled in the gap is expired; reading goes on behind it.
+    /// What is unsettled in the gap is expired, but for what is leased (rule RE-5); reading goes on behind it.
     fn pass_gap(&mut self, source: Source, range: OffsetRange, reason: GapReason, now: Now, fx: &mut Effects) {
-        if self.partition(source).is_some_and(|partition| partition.settled.count_unsettled_in(range) > 0) {
-            self.commit(GroupRecord::GapPassed { source, range, reason }, fx);
+        let Some(partition) = self.partition(source) else { return };
+        let floor = partition.settled.floor();
+        let leased = self.works.get(&source).map(|work| work.leased_in(range)).unwrap_or_default();
+        if leased.is_empty() {
+            if partition.settled.count_unsettled_in(range) > 0 {
+                self.commit(GroupRecord::GapPassed { source, range, reason }, fx);
+            }
+        } else {
+            let mut runs = Vec::new();
+            let mut from = range.from;
+            for at in leased.into_iter().chain([range.to]) {
+                runs.extend(partition.settled.unsettled_in(OffsetRange { from, to: at }));
+                from = at.saturating_add(1);
+            }
+            self.commit(GroupRecord::Settled { source, how: SettledAs::Expired, runs }, fx);
+            let gone = self.gaps.gone.entry(source).or_default();
+            gone.retain(|range| range.to > floor);
+            gone.push(range);
         }
         self.drop_range(source, range, now);
         self.ranges.pass(source, range);
         drop(self.work(source));
     }
 
-    /// A record whose lease has ended was settled meanwhile, its place in the log being gone: it is not delivered again
+    /// A record whose lease has ended is gone from the log, or was settled meanwhile: it is not delivered again
     /// (rule RE-5).
-    pub(super) fn gone_meanwhile(&mut self, source: Source, offset: Offset, now: Now) -> bool {
-        if !self.partition(source).is_some_and(|partition| partition.settled.contains(offset)) {
+    pub(super) fn gone_meanwhile(&mut self, source: Source, offset: Offset, now: Now, fx: &mut Effects) -> bool {
+        let settled = self.partition(source).is_some_and(|partition| partition.settled.contains(offset));
+        let gone = self.gaps.gone.get(&source).is_some_and(|gone| gone.iter().any(|range| range.contains(offset)));
+        if !settled && !gone {
             return false;
         }
         if let Some(work) = self.work(source) {
             work.forget(|at, leased| !leased && at == offset, now.monotonic_ms);
+        }
+        if !settled {
+            self.settle_offset(source, offset, SettledAs::Expired, fx);
         }
         true
     }
@@ -93,6 +116,7 @@ impl Machine {
     pub(super) fn forget_gap(&mut self, source: Source, now: Now, fx: &mut Effects) {
         self.gaps.waiting.remove(&source);
         self.gaps.accepted.remove(&source);
+        self.gaps.gone.remove(&source);
         self.end_pause(Some(source), PauseReason::Gap, now, fx);
     }
 
@@ -167,3 +191,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,7 @@
 
 use super::lanes::{Handle, Work};
 use super::slab::NONE;
-use crate::model::AssignmentEpoch;
+use crate::model::{AssignmentEpoch, Offset, OffsetRange};
 
 /// To whom and for how long a record is leased.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +69,14 @@ impl Work {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         }
+    }
+
+    /// Offsets of a range that are leased, in order.
+    pub(super) fn leased_in(&self, range: OffsetRange) -> Vec<Offset> {
+        let leased = self.leased_records().map(|index| self.record(index).offset);
+        let mut leased: Vec<Offset> = leased.filter(|offset| range.contains(*offset)).collect();
+        leased.sort_unstable();
+        leased
     }
 
     /// Leased records, in no order.

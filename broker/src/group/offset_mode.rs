@@ -23,7 +23,7 @@ use super::lanes::Taken;
 use super::machine::Machine;
 use super::record::{ErrorInfo, GroupRecord, OwnedRun};
 use crate::limits;
-use crate::model::{AssignmentEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source};
+use crate::model::{AssignmentEpoch, KeySlot, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source};
 
 /// Bytes of log that are read at once.
 const READ_BYTES: u32 = 1 << 20;
@@ -255,6 +255,7 @@ impl Machine {
             records: looked.then(|| fetched.records.iter().copied().collect()),
             last_append_ms: fetched.last_append_ms,
         });
+        self.wake_unit(source, KeySlot::new(0).expect("the first slot"));
     }
 
     /// `Commit` and `DeadLetter`.
@@ -475,3 +476,6 @@ fn taken(meta: &RecordMeta) -> Taken {
         due_ms: 0,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,8 +36,8 @@ pub(super) struct Redriven {
     /// The entry of each lane that is in a place. Never iterated.
     heads: HashMap<(Source, LaneKey), EntryKey, BuildHasherDefault<KeyHasher>>,
     ready: BTreeMap<Source, BTreeSet<ReadyAt>>,
-    /// What was served last of each run of slots, so that no slot waits for another.
-    served: BTreeMap<(Source, u32), ReadyAt>,
+    /// The slot that was served last of each run of slots, so that no slot waits for another.
+    served: BTreeMap<(Source, u32), KeySlot>,
     waiting: BTreeSet<(u64, EntryKey)>,
     ends: BTreeSet<(u64, EntryKey)>,
 }
@@ -114,7 +114,7 @@ impl Machine {
                 // The last allowed attempt goes alone (rule PI-4).
                 break;
             }
-            self.redriven.served.insert((source, run.slots.from), at);
+            self.redriven.served.insert((source, run.slots.from), at.0);
             let attempt = self.lease_entry(key, &entry, entry.attempts + 1, run.member, run.epoch, now);
             if attempt > 1 {
                 // Durable before the delivery (rule RT-6).
@@ -343,8 +343,9 @@ impl Redriven {
         let ready = self.ready.get(&source)?;
         let from = (KeySlot::new(run.slots.from)?, Offset::ZERO, PartitionEpoch::ZERO);
         let to = KeySlot::new(run.slots.to).map_or(Unbounded, |to| Excluded((to, Offset::ZERO, PartitionEpoch::ZERO)));
-        let served = self.served.get(&(source, run.slots.from)).filter(|at| run.slots.contains(at.0));
-        let behind = served.and_then(|at| ready.range((Excluded(*at), to)).next());
+        let served = self.served.get(&(source, run.slots.from)).filter(|slot| run.slots.contains(**slot));
+        let last = PartitionEpoch::new(i32::MAX as u32).expect("the greatest epoch");
+        let behind = served.and_then(|slot| ready.range((Excluded((*slot, Offset::MAX, last)), to)).next());
         behind.or_else(|| ready.range((Included(from), to)).next()).copied()
     }
 
@@ -390,3 +391,6 @@ fn delivery(key: EntryKey, entry: Entry, attempt: u32) -> Delivery {
     };
     Delivery { offset: key.offset, attempt, more: Some(Box::new(more)) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,12 @@ impl Machine {
                 lanes.sort_unstable_by_key(|lane| (std::cmp::Reverse(lane.records), lane.first));
             }
         }
+        let floor = self.partition(source).map(|partition| partition.settled.floor());
         for lane in lanes {
+            if bound == Bound::ScanAhead && Some(lane.first) != floor {
+                // What holds the floor is leased: no other lane helps.
+                return;
+            }
             let Some((now_at, most)) = self.bound(source, bound) else { return };
             if now_at * 5 < most * 4 {
                 self.dead.spills.full.remove(&(source, bound));
@@ -142,3 +147,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

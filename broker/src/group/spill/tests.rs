@@ -1,0 +1,216 @@
+//! Bounds and spilled lanes, through a whole machine.
+
+use super::super::effect::{AckStatus, Notice};
+use super::super::entry::{EntryState, LaneState};
+use super::super::event::NackKind;
+use super::super::retry::Backoff;
+use super::super::test_support::{Rig, source};
+use super::super::{GroupConfig, Mode};
+use super::*;
+
+fn s() -> Source {
+    source(1, 0)
+}
+
+fn config() -> GroupConfig {
+    let mut config = GroupConfig::new(Mode::Keyed, vec!["orders".to_owned()]);
+    config.retry.backoff = Backoff::List { delays_ms: vec![60_000] };
+    config.retry.jitter_percent = 0;
+    config.max_lanes_blocked = 10;
+    config.breaker.min_failed_keys = 1_000;
+    config
+}
+
+fn rig(config: GroupConfig) -> Rig {
+    let mut rig = Rig::with(config, 1);
+    rig.join(1, 1_000);
+    rig
+}
+
+/// So many keys fail, each once; key `k` has offset `k`, and one record more behind all.
+fn failing(config: GroupConfig, keys: u64) -> Rig {
+    let mut rig = rig(config);
+    let all: Vec<u64> = (0..keys).chain(0..keys).collect();
+    rig.append(s(), &all);
+    let offsets: Vec<u64> = (0..keys).collect();
+    rig.nack(1, s(), &offsets, NackKind::Retry);
+    rig.taken(1);
+    rig
+}
+
+fn spilled(rig: &Rig) -> Vec<u64> {
+    let entries = rig.machine.entries().iter();
+    entries.filter(|(_, entry)| entry.state == EntryState::Spilled).map(|(key, _)| key.offset.get()).collect()
+}
+
+#[test]
+fn ak_7_at_80_percent_of_a_bound_there_is_a_warning() {
+    let rig = failing(config(), 8);
+    let near = |notice: &&Notice| matches!(notice, Notice::BoundNear { bound: "max_lanes_blocked", .. });
+    assert_eq!(rig.notices.iter().filter(near).count(), 1);
+    assert!(rig.moves.is_empty(), "nothing is spilled before the bound");
+}
+
+#[test]
+fn ko_7_at_a_bound_lanes_are_spilled_until_below_80_percent_with_attempts_and_due_time_carried_over() {
+    let mut rig = failing(config(), 10);
+    assert_eq!(rig.machine.works[&s()].blocked(), 7, "below 80 % of 10");
+    rig.settle_moves();
+    assert_eq!(spilled(&rig).len(), 6, "three lanes of two records");
+    let head = spilled(&rig)[0];
+    let entry = rig.entry(s(), head);
+    assert_eq!((entry.kind, entry.reason, entry.attempts), (EntryKind::Parked, DeadReason::Spill, 1));
+    assert_eq!((entry.cycle, entry.due_ms), (0, rig.now.wall_ms + 60_000));
+    assert!(rig.is_settled(s(), head) && rig.is_settled(s(), head + 10));
+    assert_eq!(rig.lane_state(s(), head), LaneState::Spilled);
+    assert_eq!(rig.machine.dead_lanes(), 3, "spilled ones count");
+}
+
+#[test]
+fn ko_7_a_spilled_lane_is_read_from_its_entries_until_empty_and_is_live_then() {
+    let mut rig = failing(config(), 10);
+    rig.settle_moves();
+    let key = spilled(&rig)[0];
+    rig.append(s(), &[key]);
+    rig.settle_moves();
+    assert_eq!(rig.entry_state(s(), 20), Some(EntryState::Spilled), "later records go to the end of its list");
+    assert_eq!(rig.both(1), (vec![], vec![]));
+    rig.pass_alive(61_000, &[1]);
+    let deliveries = rig.deliveries(1);
+    let head = deliveries.iter().find(|delivery| delivery.offset.get() == key).expect("its time has come");
+    assert_eq!(head.attempt, 2, "attempts carry over");
+    assert_eq!(head.more.as_ref().unwrap().entry.as_ref().unwrap().job, None);
+    assert_eq!(rig.ack_entry(1, s(), &[key]), [AckStatus::Ok]);
+    assert_eq!(rig.both(1).1, [key + 10]);
+    rig.ack_entry(1, s(), &[key + 10]);
+    assert_eq!(rig.both(1).1, [20]);
+    rig.append(s(), &[key]);
+    rig.settle_moves();
+    rig.ack_entry(1, s(), &[20]);
+    rig.ack_entry(1, s(), &[21]);
+    assert_eq!(rig.lane_state(s(), key), LaneState::Live);
+    rig.taken(1);
+    rig.append(s(), &[key]);
+    assert_eq!(rig.both(1), (vec![22], vec![]));
+}
+
+#[test]
+fn ko_7_a_head_that_dies_where_it_was_spilled_becomes_failed_and_its_lane_dead() {
+    let mut config = config();
+    config.retry.max_attempts = 2;
+    let mut rig = failing(config, 10);
+    rig.settle_moves();
+    let key = spilled(&rig)[0];
+    rig.pass_alive(61_000, &[1]);
+    assert_eq!(rig.nack_entry(1, s(), &[key], NackKind::Retry), [AckStatus::Ok]);
+    let entry = rig.entry(s(), key);
+    assert_eq!((entry.state, entry.kind, entry.reason), (EntryState::Open, EntryKind::Failed, DeadReason::Attempts));
+    assert_eq!((entry.cycle, entry.attempts), (0, 2));
+    assert_eq!(rig.lane_state(s(), key), LaneState::Dead);
+    assert_eq!(rig.entry_state(s(), key + 10), Some(EntryState::Spilled));
+    rig.taken(1);
+    rig.pass_alive(100_000, &[1]);
+    assert!(!rig.both(1).1.contains(&(key + 10)), "the rest waits behind it");
+    rig.redrive(3, s(), &[key]).unwrap();
+    rig.ack_entry(1, s(), &[key]);
+    assert!(rig.both(1).1.contains(&(key + 10)), "and flows when it is done");
+}
+
+#[test]
+fn ko_7_spilled_lanes_survive_a_restart_with_what_is_left_of_their_waits() {
+    let mut rig = failing(config(), 10);
+    rig.settle_moves();
+    let key = spilled(&rig)[0];
+    let mut rig = rig.restart(59_000);
+    rig.join(1, 100);
+    assert_eq!(rig.both(1).1, Vec::<u64>::new());
+    rig.pass_alive(1_500, &[1]);
+    assert!(rig.both(1).1.contains(&key));
+}
+
+#[test]
+fn ko_7_a_crash_while_lanes_are_spilled_converges() {
+    let mut rig = failing(config(), 10);
+    rig.copy_moves();
+    let mut rig = rig.restart(1_000);
+    rig.join(1, 100);
+    rig.settle_moves();
+    let expected = spilled(&rig);
+    assert_eq!(expected.len(), 6);
+    assert!(expected.iter().all(|offset| rig.is_settled(s(), *offset)));
+    assert!(rig.machine.state().partitions[&s()].intents.is_empty());
+}
+
+#[test]
+fn ko_7_without_dead_letters_the_partition_reads_no_more_until_less_is_held() {
+    let mut config = config();
+    config.retry.on_exhausted = OnExhausted::Drop;
+    let mut rig = failing(config, 10);
+    assert!(rig.machine.is_paused_for(Some(s()), PauseReason::HeldLimit));
+    assert!(rig.moves.is_empty());
+    rig.append(s(), &[100]);
+    rig.ack(1, s(), &[20]);
+    rig.append(s(), &[101]);
+    assert_eq!(rig.offsets(1), [20], "but for what had been asked for, nothing more is read");
+    rig.pass_alive(61_000, &[1]);
+    let offsets = rig.offsets(1);
+    assert!(offsets.len() >= 10, "what is held is delivered, and so ends the pause: {offsets:?}");
+    rig.ack(1, s(), &(0..10).collect::<Vec<_>>());
+    assert!(!rig.machine.is_paused_for(Some(s()), PauseReason::HeldLimit));
+}
+
+#[test]
+fn ko_7_a_stuck_key_with_many_records_is_spilled_first_and_others_finish() {
+    let mut config = config();
+    config.max_held = 100;
+    let mut rig = rig(config);
+    rig.append(s(), &[1]);
+    rig.nack(1, s(), &[0], NackKind::Retry);
+    for round in 0..30 {
+        rig.append(s(), &[1, 1, 1, 1, 1, 50 + round]);
+        rig.settle_moves();
+        let offset = 6 * round + 6;
+        assert_eq!(rig.ack(1, s(), &[offset]), [AckStatus::Ok], "round {round}");
+    }
+    assert_eq!(rig.lane_state(s(), 1), LaneState::Spilled);
+    assert_eq!(rig.floor(s()), 181);
+    assert_eq!(spilled(&rig).len(), 151);
+}
+
+#[test]
+fn ko_7_too_many_bytes_ahead_of_the_floor_spill_the_lane_of_the_lowest_offset() {
+    let mut config = config();
+    config.max_scan_ahead_bytes = 1 << 20;
+    let mut rig = rig(config);
+    rig.append(s(), &[1, 1]);
+    rig.nack(1, s(), &[0], NackKind::Retry);
+    for round in 0..40_u64 {
+        let mut meta = rig.meta(s(), 100 + round);
+        meta.size_bytes = 100_000;
+        rig.logs.get_mut(&s()).unwrap().push(meta);
+        rig.read();
+        rig.settle_moves();
+        assert_eq!(rig.ack(1, s(), &[2 + round]), [AckStatus::Ok], "round {round}");
+    }
+    assert_eq!(spilled(&rig), [0, 1]);
+    assert_eq!(rig.floor(s()), 42);
+}
+
+#[test]
+fn ko_7_lanes_with_leases_are_not_spilled() {
+    let mut config = config();
+    config.max_scan_ahead_bytes = 1 << 20;
+    let mut rig = rig(config);
+    rig.append(s(), &[1, 1]);
+    rig.taken(1);
+    for round in 0..20_u64 {
+        let mut meta = rig.meta(s(), 100 + round);
+        meta.size_bytes = 100_000;
+        rig.logs.get_mut(&s()).unwrap().push(meta);
+        rig.read();
+        rig.ack(1, s(), &[2 + round]);
+    }
+    assert_eq!(rig.lane_state(s(), 1), LaneState::Live);
+    assert!(rig.moves.is_empty());
+    assert_eq!(rig.ack(1, s(), &[0]), [AckStatus::Ok]);
+}
