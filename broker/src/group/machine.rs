@@ -188,7 +188,7 @@ impl Machine {
     fn finish(&mut self, now: Now, fx: &mut Effects) {
         loop {
             self.look_at_touched(now, fx);
-            if !self.deliver(now, fx) && self.touched.is_empty() {
+            if !self.deliver(now, fx) && self.touched.is_empty() && !self.look_at_bounds(now, fx) {
                 break;
             }
         }

@@ -204,7 +204,7 @@ impl Machine {
         let was = std::mem::replace(&mut work.near, near);
         self.tell_caught_up(source, fx);
         if (near || was) && !self.is_offset() {
-            self.after_bounds(source, now, fx);
+            self.dead.spills.look_at(source);
         }
     }
 

@@ -45,12 +45,28 @@ impl Bound {
 pub(super) struct Spills {
     near: BTreeSet<(Source, Bound)>,
     full: BTreeSet<(Source, Bound)>,
+    due: BTreeSet<Source>,
+}
+
+impl Spills {
+    /// The bounds of this partition are looked at once everything that can be delivered is.
+    pub(super) fn look_at(&mut self, source: Source) {
+        self.due.insert(source);
+    }
 }
 
 impl Machine {
+    /// Looks at the bounds of the partitions that ask for it; answers whether that touched any.
+    pub(super) fn look_at_bounds(&mut self, now: Now, fx: &mut Effects) -> bool {
+        for source in std::mem::take(&mut self.dead.spills.due) {
+            self.after_bounds(source, now, fx);
+        }
+        !self.touched.is_empty()
+    }
+
     /// Counts of held records, blocked lanes or bytes scanned ahead crossed 80 % or 100 % of their bounds, or fell below
     /// 80 %: at the end of an event that touched the source, as long as any is at 80 % or more, and once after.
-    pub(super) fn after_bounds(&mut self, source: Source, now: Now, fx: &mut Effects) {
+    fn after_bounds(&mut self, source: Source, now: Now, fx: &mut Effects) {
         for bound in Bound::ALL {
             let Some((now_at, most)) = self.bound(source, bound) else { continue };
             let spills = &mut self.dead.spills;

@@ -122,9 +122,7 @@ fn ak_8_a_commit_is_durable_and_its_metadata_comes_with_the_next_assignment() {
     assert_eq!(rig.floor(s()), 2);
     let mut rig = rig.restart(10);
     rig.join(2, 100);
-    rig.pass(11_000);
-    rig.verb(2, Verb::Ping);
-    rig.pass_alive(2_000, &[2]);
+    rig.pass_alive(13_000, &[2]);
     let frames = rig.taken(2);
     let assigned = frames.iter().find_map(|frame| match frame {
         Frame::Assign { start, metadata, .. } => Some((*start, metadata.clone())),
