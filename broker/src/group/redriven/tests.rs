@@ -248,7 +248,8 @@ fn gm_8_a_member_that_comes_back_keeps_the_entries_that_it_names_and_gives_back_
         let epoch = rig.epochs[&member(1)];
         rig.event(super::super::event::Event::StreamEnded { member: member(1), epoch });
         let entries = if named { vec![entry_key(s(), 0)] } else { vec![] };
-        let in_work = vec![InWork { source: s(), runs: vec![], entries }];
+        let unit_epoch = rig.entry_targets(1, s(), &[]).epoch;
+        let in_work = vec![InWork { source: s(), epoch: unit_epoch, runs: vec![], entries }];
         rig.join_as(1, 100, None, Some(in_work));
         let again = rig.deliveries(1);
         assert_eq!(again.len(), usize::from(!named), "what is named is not delivered again");
