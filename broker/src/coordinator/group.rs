@@ -7,6 +7,9 @@
 //! Invariants: no await and no call out of this module's own structures under the lock; at most one fetch of a
 //! partition is out, a newer one ends the older; the group's place in the timers is never later than its deadline.
 
+mod handle;
+mod streams;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,7 +17,6 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::task::AbortHandle;
 
-use super::GroupError;
 use super::counters::Counters;
 use super::delivery::cache::Cache;
 use super::delivery::fetch;
@@ -22,16 +24,13 @@ use super::outbox::Outbox;
 use super::shared::Shared;
 use super::waiters::Waiters;
 use crate::dead_letter::handle::{Driven, GroupHandle, Written};
+use crate::group::GroupConfig;
 use crate::group::effect::{Effects, Fetch, Frame, Notice, Refusal};
-use crate::group::entry::EntryTable;
-use crate::group::event::{Admin, Event, Fetched, Join, Verb};
+use crate::group::event::{Admin, Event, Fetched};
 use crate::group::machine::Machine;
-use crate::group::record::{GapReason, GroupRecord, Intent, SettledAs};
-use crate::group::state::GroupState;
-use crate::group::{GroupConfig, GroupTopic};
-use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid};
-use crate::partition::journal_thread::JournalStopped;
-use crate::partition::{BoxFuture, PartitionLog};
+use crate::group::record::{GapReason, GroupRecord, SettledAs};
+use crate::model::{GroupId, GroupName, MemberId, Offset, OffsetRange, PartitionEpoch, Source};
+use crate::partition::PartitionLog;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
@@ -373,81 +372,6 @@ impl Group {
         }
     }
 
-    /// Lets a member in: its frames go to `outbox` from now on. On a refusal everything is as it was.
-    pub(super) fn join(&self, join: Join, outbox: &Arc<Outbox>) -> Result<MemberEpoch, GroupError> {
-        let member = join.member;
-        let mut inner = self.inner.lock();
-        let before = inner.outboxes.insert(member, Arc::clone(outbox));
-        let mut epoch = None;
-        // On a refusal the older stream, if there is one, must get what the machine says to it.
-        let driven = self.drive_locked(inner, Event::Join(Box::new(join)), |inner| {
-            epoch = inner.machine.state().members.get(&member).map(|member| member.epoch);
-        });
-        match (driven.stopped, driven.outcome, epoch) {
-            (false, None | Some(Ok(())), Some(epoch)) => {
-                if let Some(before) = before {
-                    before.close();
-                }
-                Ok(epoch)
-            }
-            (stopped, outcome, _) => {
-                self.restore(member, outbox, before);
-                match outcome {
-                    Some(Err(refusal)) => Err(refusal.into()),
-                    _ if stopped => Err(self.shared.refusal(&self.name)),
-                    _ => Err(Refusal::SessionOver.into()),
-                }
-            }
-        }
-    }
-
-    /// Takes a refused stream out again.
-    fn restore(&self, member: MemberId, refused: &Arc<Outbox>, before: Option<Arc<Outbox>>) {
-        let mut inner = self.inner.lock();
-        if !inner.speaks(member, refused) {
-            return;
-        }
-        match before {
-            Some(before) => drop(inner.outboxes.insert(member, before)),
-            None => drop(inner.outboxes.remove(&member)),
-        }
-    }
-
-    /// Takes a verb of a stream, if it is still the member's.
-    pub(super) fn verb(
-        &self,
-        member: MemberId,
-        epoch: MemberEpoch,
-        outbox: &Arc<Outbox>,
-        verb: Verb,
-    ) -> Result<Driven, GroupError> {
-        let inner = self.inner.lock();
-        if !inner.speaks(member, outbox) {
-            let gone = inner.gone;
-            drop(inner);
-            return Err(if gone { self.shared.refusal(&self.name) } else { Refusal::SessionOver.into() });
-        }
-        let driven = self.drive_locked(inner, Event::Member { member, epoch, verb }, |_| ());
-        if driven.stopped { Err(self.shared.refusal(&self.name)) } else { Ok(driven) }
-    }
-
-    /// The member has left: its outbox is nobody's any more.
-    pub(super) fn detach(&self, member: MemberId, outbox: &Arc<Outbox>) {
-        let mut inner = self.inner.lock();
-        if inner.speaks(member, outbox) {
-            inner.outboxes.remove(&member);
-        }
-    }
-
-    /// The stream is gone; the session may be resumed.
-    pub(super) fn stream_ended(&self, member: MemberId, epoch: MemberEpoch, outbox: &Arc<Outbox>) {
-        let mut inner = self.inner.lock();
-        if inner.speaks(member, outbox) {
-            inner.outboxes.remove(&member);
-            self.drive_locked(inner, Event::StreamEnded { member, epoch }, |_| ());
-        }
-    }
-
     /// For how long nobody has had a stream, in milliseconds.
     pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
         let mut inner = self.inner.lock();
@@ -530,50 +454,5 @@ impl Inner {
     /// Whether a stream is the member's present one.
     fn speaks(&self, member: MemberId, outbox: &Arc<Outbox>) -> bool {
         self.outboxes.get(&member).is_some_and(|current| Arc::ptr_eq(current, outbox))
-    }
-}
-
-impl GroupHandle for Group {
-    fn id(&self) -> GroupId {
-        self.id
-    }
-
-    fn name(&self) -> &GroupName {
-        &self.name
-    }
-
-    fn config(&self) -> Arc<GroupConfig> {
-        Self::config(self)
-    }
-
-    fn topic(&self, topic: TopicUuid) -> Option<GroupTopic> {
-        self.look(|machine| machine.state().topics.get(&topic).cloned())
-    }
-
-    fn intent(&self, source: Source, number: u64) -> Option<Intent> {
-        self.look(|machine| machine.state().partitions.get(&source)?.intents.get(&number).cloned())
-    }
-
-    fn intents(&self) -> Vec<(Source, u64)> {
-        self.look(|machine| {
-            let partitions = machine.state().partitions.iter();
-            partitions.flat_map(|(source, state)| state.intents.keys().map(|number| (*source, *number))).collect()
-        })
-    }
-
-    fn with_entries(&self, look: &mut dyn FnMut(&EntryTable)) {
-        self.look(|machine| look(machine.entries()));
-    }
-
-    fn with_state(&self, look: &mut dyn FnMut(&GroupState)) {
-        self.look(|machine| look(machine.state()));
-    }
-
-    fn drive(&self, event: Event) -> Driven {
-        self.drive_event(event)
-    }
-
-    fn durable(&self, written: Written) -> BoxFuture<'static, Result<(), JournalStopped>> {
-        self.shared.wait(written)
     }
 }

@@ -17,6 +17,7 @@
 //! stands on is durable; a group is found by its name only while it exists, and all of its state hangs on its number.
 
 mod admin;
+mod changes;
 mod counters;
 mod delivery;
 mod error;

@@ -323,19 +323,13 @@ impl Partition {
 
     /// Bytes of the log from an offset on: of whole segments, and a share by offsets of the one that holds it.
     pub fn bytes_from(&self, from: Offset) -> u64 {
-        let segments = self.facts.segments();
-        let end = self.group.watermark.get();
-        let mut left = self.facts.size_bytes();
-        let mut bytes = 0;
-        for segment in segments.iter() {
-            let own = if segment.active { left } else { segment.bytes };
+        let (end, mut left, mut bytes) = (self.group.watermark.get(), self.facts.size_bytes(), 0);
+        for segment in self.facts.segments().iter() {
+            let (own, upto) = if segment.active { (left, end) } else { (segment.bytes, segment.end) };
             left = left.saturating_sub(own);
-            let segment_end = if segment.active { end } else { segment.end };
-            let (all, wanted) =
-                (segment_end.distance_from(segment.base), segment_end.distance_from(segment.base.max(from)));
-            if all > 0 {
-                bytes += u64::try_from(u128::from(own) * u128::from(wanted.min(all)) / u128::from(all)).unwrap_or(own);
-            }
+            let all = upto.distance_from(segment.base);
+            let wanted = upto.distance_from(segment.base.max(from)).min(all);
+            bytes += u64::try_from(u128::from(own) * u128::from(wanted) / u128::from(all.max(1))).unwrap_or(own);
         }
         bytes
     }

@@ -15,6 +15,7 @@ use super::checkpoints::Checkpoints;
 use super::disk::DiskWatch;
 use super::{Engine, EngineState, Inside, Threads};
 use crate::config::BrokerConfig;
+use crate::coordinator::journals::GroupJournals;
 use crate::coordinator::{Coordinator, CoordinatorParts};
 use crate::dead_letter::{Letters, LettersParts};
 use crate::limits;
@@ -213,23 +214,7 @@ impl Opening {
             self.remove_leftovers(&state, &topics);
         }
         let journals = self.open_journals(&ends, &state, &metrics);
-        let letters = Letters::new(LettersParts {
-            logs: Arc::clone(&topics) as _,
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&metrics),
-            runtime: runtime.clone(),
-            lane_of: crate::coordinator::lane_key,
-            #[cfg(any(test, feature = "testing"))]
-            sabotage: crate::dead_letter::Sabotage::default(),
-        });
-        let coordinator = Coordinator::new(CoordinatorParts {
-            journals: Arc::clone(&journals),
-            topics: Arc::clone(&topics),
-            clock: Arc::clone(&self.clock),
-            metrics: Arc::clone(&metrics),
-            runtime: runtime.clone(),
-        });
-        coordinator.set_dead_letters(Arc::clone(&letters) as _);
+        let (coordinator, letters) = self.open_groups(&topics, &journals, &metrics, &runtime);
         let inside = Arc::new(Inside {
             journals,
             disk: Mutex::new(Some(self.disk_watch(&topics, &metrics))),
@@ -255,6 +240,34 @@ impl Opening {
         let recovery = engine.start_recovery(state, ends);
         engine.shared.threads.lock().recovery = Some(recovery);
         Ok(engine)
+    }
+
+    /// The groups and their dead letters, which let nobody in before the partitions are open.
+    fn open_groups(
+        &self,
+        topics: &Arc<Topics>,
+        journals: &Arc<GroupJournals>,
+        metrics: &Arc<Metrics>,
+        runtime: &Handle,
+    ) -> (Arc<Coordinator>, Arc<Letters>) {
+        let letters = Letters::new(LettersParts {
+            logs: Arc::clone(topics) as _,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(metrics),
+            runtime: runtime.clone(),
+            lane_of: crate::coordinator::lane_key,
+            #[cfg(any(test, feature = "testing"))]
+            sabotage: crate::dead_letter::Sabotage::default(),
+        });
+        let coordinator = Coordinator::new(CoordinatorParts {
+            journals: Arc::clone(journals),
+            topics: Arc::clone(topics),
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(metrics),
+            runtime: runtime.clone(),
+        });
+        coordinator.set_dead_letters(Arc::clone(&letters) as _);
+        (coordinator, letters)
     }
 
     /// The watch over the disk, which has looked once: a start on a full disk refuses from the first request.
