@@ -59,8 +59,7 @@ impl Machine {
             }
             Admin::SetBreaker { forced, act } => {
                 self.commit(GroupRecord::Breaker { forced, act }, fx);
-                self.breaker.force(forced, now.monotonic_ms);
-                self.config_changed(now);
+                self.breaker_forced(now, fx);
                 Ok(())
             }
             Admin::Redrive { job, entries, act } => self.redrive(job, &entries, act, now, fx),

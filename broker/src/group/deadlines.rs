@@ -115,6 +115,3 @@ impl Machine {
         self.pauses_changed(now);
     }
 }
-
-#[cfg(test)]
-mod tests;

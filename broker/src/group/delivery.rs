@@ -24,97 +24,7 @@ use crate::model::{AssignmentEpoch, MemberId, Source};
 /// Records that a unit is served before it is another's turn.
 const QUANTUM: u64 = 256;
 
-/// What is leased in all.
-#[derive(Debug, Default)]
-pub(super) struct Totals {
-    /// Records.
-    pub(super) records: u64,
-    /// Bytes.
-    pub(super) bytes: u64,
-}
-
-/// Deliveries a second (rule RT-9): a bucket that holds what a tenth of a second allows, at least one record.
-#[derive(Debug, Default)]
-pub(super) struct Rate {
-    /// Deliveries a second; 0: no limit.
-    per_second: u64,
-    /// Thousandths of records that may go out now.
-    tokens: u64,
-    /// Until when tokens were filled in.
-    filled_ms: u64,
-}
-
-impl Rate {
-    /// Fills the bucket and tells how many records may go out; `None`: any number.
-    fn room(&mut self, per_second: u64, now_ms: u64) -> Option<u64> {
-        let most = (per_second * 100).max(1_000);
-        if self.per_second != per_second {
-            (self.per_second, self.tokens, self.filled_ms) = (per_second, most, now_ms);
-        }
-        if per_second == 0 {
-            return None;
-        }
-        let passed = now_ms.saturating_sub(self.filled_ms);
-        self.tokens = self.tokens.saturating_add(passed.saturating_mul(per_second)).min(most);
-        self.filled_ms = now_ms;
-        Some(self.tokens / 1_000)
-    }
-
-    /// When the next record may go out.
-    fn next_ms(&self) -> u64 {
-        let lacking = 1_000_u64.saturating_sub(self.tokens);
-        self.filled_ms + lacking.div_ceil(self.per_second.max(1)).max(1)
-    }
-
-    /// Records went out.
-    pub(super) fn take(&mut self, records: u64) {
-        self.tokens = self.tokens.saturating_sub(records.saturating_mul(1_000));
-    }
-}
-
-/// What a member may be sent now.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
-    /// Records.
-    pub(super) records: u64,
-    /// Bytes; the first record may be larger if `alone`.
-    pub(super) bytes: u64,
-    /// The member has nothing: one record of any size may be sent (rule FC-2).
-    pub(super) alone: bool,
-}
-
-impl Room {
-    /// Whether a record of this size fits.
-    pub(super) fn fits(&self, size: u64) -> bool {
-        self.records > 0 && (size <= self.bytes || self.alone)
-    }
-
-    /// A record of this size was taken.
-    pub(super) fn take(&mut self, records: u64, bytes: u64) {
-        self.records = self.records.saturating_sub(records);
-        self.bytes = self.bytes.saturating_sub(bytes);
-        self.alone = false;
-    }
-
-    fn within(self, other: Self) -> Self {
-        Self {
-            records: self.records.min(other.records),
-            bytes: self.bytes.min(other.bytes),
-            alone: self.alone && other.alone,
-        }
-    }
-}
-
-/// What was sent.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Used {
-    /// Records.
-    pub(super) records: u64,
-    /// Bytes.
-    pub(super) bytes: u64,
-    /// There is more to send as soon as there is room.
-    pub(super) more: bool,
-}
+pub(super) use super::room::{Rate, Room, Totals, Used};
 
 /// What came of serving somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,7 +43,6 @@ enum Served {
 #[derive(Debug, Default)]
 struct Turn {
     first: Vec<Delivery>,
-    first_bytes: u64,
     first_records: u64,
     suspects: Vec<Delivery>,
     again: Vec<Delivery>,
@@ -315,25 +224,34 @@ impl Machine {
         let (mut own, mut group) = (own, group);
         let mut used = Used::default();
         if !open {
-            let entries = self.serve_entries(source, &run, own.within(group), now, fx);
+            let (entries, full) = self.serve_entries(source, &run, own, group, now, fx);
+            if full != Served::Nothing {
+                return (entries, full);
+            }
             used = entries;
             own.take_if(entries);
             group.take_if(entries);
-        }
-        if self.is_offset() {
-            if !open && own.records > 0 {
-                let sent = self.offer_ranges(source, &run, own.within(group), now, fx);
-                self.use_up(run.member, sent);
-                used.records += sent.records;
-                used.more |= sent.more;
+            if own.records == 0 || group.records == 0 {
+                return (used, Served::Nothing);
             }
-            let full = if used.more && used.records == 0 { Served::Full } else { Served::Nothing };
+        }
+        if !self.is_offset() {
+            let (sent, full) = self.serve_records(source, owner, own, group, open, now, fx);
+            used.records += sent.records;
+            used.more |= sent.more;
             return (used, full);
         }
-        let (sent, full) = self.serve_records(source, owner, own, group, open, now, fx);
-        used.records += sent.records;
-        used.more |= sent.more;
-        (used, full)
+        if !open {
+            let room = own.within(group);
+            let sent = self.offer_ranges(source, &run, room, now, fx);
+            self.use_up(run.member, sent);
+            if sent.more && sent.records == 0 {
+                return (used, hindrance(own, room));
+            }
+            used.records += sent.records;
+            used.more |= sent.more;
+        }
+        (used, Served::Nothing)
     }
 
     /// In mode OFFSET a credit is used up, and nothing is leased (rule FC-2).
@@ -346,20 +264,28 @@ impl Machine {
     }
 
     /// Entries of a unit, redriven or spilled.
-    fn serve_entries(&mut self, source: Source, run: &OwnedRun, room: Room, now: Now, fx: &mut Effects) -> Used {
-        if room.records == 0 || !self.has_redriven(source, run) {
-            return Used::default();
+    fn serve_entries(
+        &mut self,
+        source: Source,
+        run: &OwnedRun,
+        own: Room,
+        group: Room,
+        now: Now,
+        fx: &mut Effects,
+    ) -> (Used, Served) {
+        if !self.has_redriven(source, run) {
+            return (Used::default(), Served::Nothing);
         }
+        let room = own.within(group);
         let room = Room { records: room.records.min(QUANTUM), ..room };
-        let Some(batch) = self.next_redriven(source, run, room, now, fx) else { return Used::default() };
+        let Some(batch) = self.next_redriven(source, run, room, now, fx) else {
+            return (Used::default(), hindrance(own, room));
+        };
         let used = Used { records: batch.records.len() as u64, bytes: batch.bytes, more: true };
-        if used.records == 0 {
-            return Used { more: false, ..used };
-        }
         self.charge(run.member, used.records, used.bytes);
         let frame = Frame::Deliver(Delivered { source, epoch: run.epoch, records: batch.records });
         self.send(run.member, frame, batch.after, fx);
-        used
+        (used, Served::Nothing)
     }
 
     /// Records of a unit that are ready.
@@ -397,7 +323,7 @@ impl Machine {
                     break 'kinds;
                 }
                 if turn.records >= QUANTUM
-                    || turn.first_bytes + size > limits::DELIVERY_FRAME_BYTES as u64 && turn.records > 0
+                    || turn.bytes + size > limits::DELIVERY_FRAME_BYTES as u64 && turn.records > 0
                 {
                     more = true;
                     break 'kinds;
@@ -441,7 +367,6 @@ impl Machine {
         if !waited && !hole && !suspect && stands_in.is_none() {
             turn.begin(Part::First, ordered).push(Delivery { offset, attempt, more: None });
             turn.first_records += 1;
-            turn.first_bytes += size;
             return;
         }
         let known = state.partitions.get(&source).and_then(|partition| partition.tried.get(&offset));
@@ -522,6 +447,9 @@ impl Machine {
             }
             (0..work.owners.len() as u32).for_each(|owner| work.wake(owner));
         }
+        for member in self.members.all.keys().copied().collect::<Vec<_>>() {
+            self.members.wake(member);
+        }
     }
 
     /// Settings changed in the durable state.
@@ -543,12 +471,9 @@ impl Machine {
     }
 }
 
-impl Room {
-    fn take_if(&mut self, used: Used) {
-        if used.records > 0 {
-            self.take(used.records, used.bytes);
-        }
-    }
+/// Whose bounds leave no room.
+fn hindrance(own: Room, room: Room) -> Served {
+    if room.bytes < own.bytes || room.alone != own.alone { Served::GroupFull } else { Served::Full }
 }
 
 impl Member {

@@ -70,6 +70,10 @@ impl Machine {
                 None
             }
             Verdict::Retry(delay) if failing.suspects == 0 => {
+                if let Some(work) = self.work(source) {
+                    // Whatever became of it, it has not killed its member.
+                    work.record_mut(index).suspects = 0;
+                }
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 Some(self.retry_later(source, index, delay_ms.max(1), class, now, fx))
             }

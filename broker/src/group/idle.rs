@@ -101,11 +101,7 @@ impl Machine {
     /// Tells that the breaker opened or closed (rule CB-4).
     pub(super) fn tell_breaker(&mut self, open: bool, now: Now, fx: &mut Effects) {
         let why = match self.breaker.state(now.monotonic_ms) {
-            BreakerState::Open { reason, .. } | BreakerState::Probing { reason, .. } => match reason {
-                OpenReason::FailedKeys { failed, seen } => format!("{failed} of {seen} keys failed"),
-                OpenReason::Asked => "a consumer asked for it".to_owned(),
-                OpenReason::Forced => "an operator forced it".to_owned(),
-            },
+            BreakerState::Open { reason, .. } | BreakerState::Probing { reason, .. } => reason_text(reason),
             BreakerState::Closed | BreakerState::Ramp { .. } => "probes were handled".to_owned(),
         };
         fx.notices.push(Notice::Breaker { open, why });
@@ -188,11 +184,12 @@ impl Machine {
         if self.totals.records > 0 {
             self.deadlines.arm(Timer::Idle, now.monotonic_ms + IDLE_MS / 2);
         }
-        for member in idle {
+        let sources: Vec<Source> = self.works.keys().copied().collect();
+        for source in sources {
             if self.state.config.mode == Mode::Unordered {
-                self.share_with(member, now, fx);
-            } else {
-                self.recall_for(member, now, fx);
+                self.share(source, &idle, now, fx);
+            } else if !self.hand_over.drains.is_empty() {
+                self.recall_moved(source, &idle, now, fx);
             }
         }
     }
@@ -220,48 +217,44 @@ impl Machine {
         found
     }
 
-    /// Leases of slots that are the idle member's by now come back.
-    fn recall_for(&mut self, idle: MemberId, now: Now, fx: &mut Effects) {
-        let sources: Vec<Source> = self.works.keys().copied().filter(|source| self.owns_any(*source, idle)).collect();
-        for source in sources {
-            let work = &self.works[&source];
-            let theirs: Vec<(MemberId, Offset)> = self
-                .unstarted(source, now)
-                .into_iter()
-                .filter(|(holder, index)| {
-                    let owner = self.owner(source, work.place(*index).1);
-                    *holder != idle && owner.is_some_and(|run| run.member == idle)
-                })
-                .map(|(holder, index)| (holder, work.record(index).offset))
-                .collect();
-            self.recall(source, &theirs, now, fx);
-        }
+    /// Leases of slots that are an idle member's by now come back.
+    fn recall_moved(&mut self, source: Source, idle: &[MemberId], now: Now, fx: &mut Effects) {
+        let work = &self.works[&source];
+        let theirs: Vec<(MemberId, Offset)> = self
+            .unstarted(source, now)
+            .into_iter()
+            .filter(|(holder, index)| {
+                let owner = self.owner(source, work.place(*index).1);
+                owner.is_some_and(|run| run.member != *holder && idle.contains(&run.member))
+            })
+            .map(|(holder, index)| (holder, work.record(index).offset))
+            .collect();
+        self.recall(source, &theirs, now, fx);
     }
 
-    /// An even share of what another has comes to an idle member.
-    fn share_with(&mut self, idle: MemberId, now: Now, fx: &mut Effects) {
-        let Some(handle) = self.members.get(idle).map(|one| one.handle) else { return };
-        let sources: Vec<Source> = self.works.keys().copied().filter(|source| self.owns_any(*source, idle)).collect();
-        for source in sources {
-            let found = self.unstarted(source, now);
-            let theirs: Vec<&(MemberId, u32)> = found.iter().filter(|(holder, _)| *holder != idle).collect();
-            let share = theirs.len() / self.members.all.len().max(2);
-            if share == 0 {
-                continue;
-            }
-            let work = &self.works[&source];
-            // The newest: those that their member would come to last.
-            let taken: Vec<(MemberId, Offset)> = theirs[theirs.len() - share..]
-                .iter()
-                .map(|(holder, index)| (*holder, work.record(*index).offset))
-                .collect();
-            self.recall(source, &taken, now, fx);
-            let Some(work) = self.work(source) else { continue };
-            let owner = work.owners.iter().position(|owner| owner.handle == handle);
-            for (_, offset) in &taken {
-                if let (Some(owner), Some(index)) = (owner, work.find(*offset)) {
-                    work.lend(index, owner as u32, now.monotonic_ms);
-                }
+    /// An even share of what others have comes to idle members that own anything of the partition.
+    fn share(&mut self, source: Source, idle: &[MemberId], now: Now, fx: &mut Effects) {
+        let idle: Vec<MemberId> = idle.iter().copied().filter(|member| self.owns_any(source, *member)).collect();
+        let theirs = self.unstarted(source, now);
+        let mut holders: Vec<MemberId> = theirs.iter().map(|(holder, _)| *holder).collect();
+        holders.sort_unstable();
+        holders.dedup();
+        let share = theirs.len() / (holders.len() + idle.len()).max(1) * idle.len();
+        if share == 0 {
+            return;
+        }
+        let work = &self.works[&source];
+        // The newest: those that their members would come to last.
+        let taken = theirs[theirs.len() - share..].iter();
+        let taken: Vec<(MemberId, Offset)> =
+            taken.map(|(holder, index)| (*holder, work.record(*index).offset)).collect();
+        self.recall(source, &taken, now, fx);
+        let Some(work) = self.work(source) else { return };
+        let owner_of = |member: MemberId| work.owners.iter().position(|owner| owner.member == member);
+        let owners: Vec<u32> = idle.iter().filter_map(|member| owner_of(*member)).map(|at| at as u32).collect();
+        for ((_, offset), owner) in taken.iter().zip(owners.iter().cycle()) {
+            if let Some(index) = work.find(*offset) {
+                work.lend(index, *owner, now.monotonic_ms);
             }
         }
     }
@@ -289,3 +282,15 @@ impl Machine {
         }
     }
 }
+
+/// Why the breaker is open, for people.
+pub(super) fn reason_text(reason: OpenReason) -> String {
+    match reason {
+        OpenReason::FailedKeys { failed, seen } => format!("{failed} of {seen} keys failed"),
+        OpenReason::Asked => "a consumer asked for it".to_owned(),
+        OpenReason::Forced => "an operator forced it".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -154,6 +154,7 @@ impl Machine {
         self.send(member, Frame::Joined { epoch, resumed: true, lost, lost_entries }, After::Group, fx);
         self.tell_units(member, fx);
         self.tell_revoked(member, fx);
+        self.resume_ranges(member, &join.in_work);
         self.wake_units(handle);
         self.after_awaited(now, fx);
     }
@@ -170,6 +171,24 @@ impl Machine {
             }
         }
         (now, lost)
+    }
+
+    /// Mode OFFSET: what a member has in work from its commit on need not be sent again.
+    fn resume_ranges(&mut self, member: MemberId, in_work: &[InWork]) {
+        if !self.is_offset() {
+            return;
+        }
+        for work in in_work {
+            if !self.owns_any(work.source, member) {
+                continue;
+            }
+            let Some(floor) = self.partition(work.source).map(|partition| partition.settled.floor()) else { continue };
+            let mut runs = work.runs.clone();
+            runs.sort_unstable_by_key(|run| run.from);
+            let next = runs.iter().fold(floor, |next, run| if run.from <= next { next.max(run.to) } else { next });
+            let read = self.works.get(&work.source).map_or(floor, |work| work.reading.high_watermark);
+            self.range_resumed(work.source, next.min(read.max(floor)));
+        }
     }
 
     /// What was leased to a resuming member and it does not name goes back without a strike.
@@ -256,9 +275,7 @@ impl Machine {
     pub(super) fn lease_resumed(&mut self, source: Source, index: u32, member: MemberId, lease_ms: u64, now: Now) {
         let Some(handle) = self.members.get(member).map(|one| one.handle) else { return };
         let Some(work) = self.work(source) else { return };
-        let (_, slot) = work.place(index);
-        let owner = work.owner_of(slot);
-        let epoch = work.owners[owner as usize].epoch;
+        let epoch = work.owners[work.lane_owner(index) as usize].epoch;
         let record = work.record_mut(index);
         if record.until_ms > 0 {
             // It waited after a strike that was this delivery's.

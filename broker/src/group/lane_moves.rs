@@ -2,9 +2,9 @@
 //!
 //! Owns: the list of leases inside [`Work`], lanes that are cut short. Must not know: why.
 
-use super::lanes::{Handle, Work};
+use super::lanes::{Handle, Taken, Work};
 use super::slab::NONE;
-use crate::model::Offset;
+use crate::model::{LaneKey, Offset};
 
 impl Work {
     /// Index of the lane of a record.
@@ -117,7 +117,8 @@ impl Work {
         let mut dropped = Vec::new();
         for lane in self.in_order() {
             let mut kept = NONE;
-            let mut at = self.lanes[lane].head;
+            let first = self.lanes[lane].head;
+            let mut at = first;
             while at != NONE {
                 let next = self.records[at].next;
                 let record = self.records[at];
@@ -127,6 +128,9 @@ impl Work {
                     kept = at;
                 }
                 at = next;
+            }
+            if self.lanes[lane].stuck && self.lanes[lane].head != first {
+                self.set_stuck(lane, false);
             }
             self.lanes[lane].tail = kept;
             if kept == NONE {
@@ -186,11 +190,123 @@ impl Work {
         owned && !lane.stuck && lane.cursor == index && (lane.leased == 0 || lane.holder == handle)
     }
 
+    /// Index of the owner in whose queue a record's lane stands, or [`NONE`].
+    pub(super) fn lane_owner(&self, index: u32) -> u32 {
+        self.lanes[self.records[index].lane].owner
+    }
+
     /// Records of a member that are leased, in order of offsets.
     pub(super) fn leased_to(&self, handle: Handle) -> Vec<u32> {
         let mut leased: Vec<u32> =
             self.leased_records().filter(|index| self.records[*index].holder == handle).collect();
         leased.sort_unstable_by_key(|index| self.records[*index].offset);
         leased
+    }
+}
+
+impl Work {
+    /// Takes the first record, which is not leased, or leased alone, out of its lane: it is settled.
+    pub(super) fn take_head(&mut self, key: LaneKey, now_ms: u64) -> Option<Taken> {
+        let lane = *self.by_key.get(&key)?;
+        let head = self.lanes[lane].head;
+        Some(self.settle(head, now_ms))
+    }
+
+    /// Takes a lane out, which must have nothing leased: its records in order.
+    pub(super) fn take_lane(&mut self, key: LaneKey) -> Vec<Taken> {
+        let Some(&lane) = self.by_key.get(&key) else { return Vec::new() };
+        assert_eq!(self.lanes[lane].leased, 0, "what is leased stays in its lane (rule KO-1)");
+        let mut taken = Vec::with_capacity(self.lanes[lane].len as usize);
+        let mut index = self.lanes[lane].head;
+        while index != NONE {
+            taken.push(self.taken(index));
+            index = self.records[index].next;
+        }
+        for one in &taken {
+            let index = self.by_offset.remove(&one.offset).expect("what is in a lane is held");
+            self.records.remove(index);
+        }
+        self.drop_lane(lane);
+        taken
+    }
+
+    /// Settles the first record of a lane; its lease ends, if it had one.
+    ///
+    /// # Panics
+    /// If it is not the first.
+    pub(super) fn settle(&mut self, index: u32, now_ms: u64) -> Taken {
+        let taken = self.taken(index);
+        let lane = self.records[index].lane;
+        assert_eq!(self.lanes[lane].head, index, "a lane is settled in order (rule KO-2)");
+        if self.records[index].holder != NONE {
+            self.end_lease(index);
+            self.lanes[lane].leased -= 1;
+        }
+        let next = self.records[index].next;
+        let one = &mut self.lanes[lane];
+        if one.cursor == index {
+            one.cursor = next;
+        }
+        one.head = next;
+        if one.due_ms != 0 || one.stuck {
+            self.blocked_records -= 1;
+        }
+        let one = &mut self.lanes[lane];
+        one.len -= 1;
+        self.by_offset.remove(&taken.offset);
+        self.records.remove(index);
+        if self.lanes[lane].len == 0 {
+            self.lanes[lane].tail = NONE;
+            self.drop_lane(lane);
+        } else {
+            // What a lane was stuck with, or waited for, was its first record.
+            self.set_stuck(lane, false);
+            self.refresh(lane, now_ms);
+        }
+        taken
+    }
+
+    fn taken(&self, index: u32) -> Taken {
+        let (record, lane) = (&self.records[index], &self.lanes[self.records[index].lane]);
+        Taken {
+            offset: record.offset,
+            lane: lane.key,
+            slot: lane.slot,
+            epoch: record.epoch,
+            size_bytes: record.size_bytes,
+            append_ms: record.append_ms,
+            attempts: record.attempts,
+            due_ms: if record.holder == NONE { record.until_ms } else { 0 },
+        }
+    }
+
+    /// Forgets a lane whose records are gone.
+    pub(super) fn drop_lane(&mut self, lane: u32) {
+        self.unqueue(lane);
+        let one = self.lanes[lane];
+        if one.due_ms != 0 {
+            self.waiting.remove(&(one.due_ms, lane));
+        }
+        if one.due_ms != 0 || one.stuck {
+            self.blocked_lanes -= 1;
+            self.blocked_records -= one.len;
+        }
+        self.by_key.remove(&one.key);
+        self.lanes.remove(lane);
+    }
+
+    /// Holds a lane until someone decides, or lets it go (rule DL-8). Nothing of it is leased.
+    pub(super) fn stick(&mut self, key: LaneKey, stuck: bool, now_ms: u64) {
+        if let Some(&lane) = self.by_key.get(&key) {
+            self.set_stuck(lane, stuck);
+            self.refresh(lane, now_ms);
+        }
+    }
+
+    pub(super) fn set_stuck(&mut self, lane: u32, stuck: bool) {
+        let one = &mut self.lanes[lane];
+        let was = one.due_ms != 0 || one.stuck;
+        one.stuck = stuck;
+        self.count_blocked(lane, was);
     }
 }

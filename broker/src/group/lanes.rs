@@ -9,199 +9,14 @@
 //! leased.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::hash::{BuildHasherDefault, Hasher};
 
 use super::event::RecordMeta;
+use super::held::{BuildKeyHasher, EMPTY, Lane, Queue};
 use super::reading::Reading;
 use super::slab::{NONE, Slab};
-use crate::model::{
-    AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source,
-};
+use crate::model::{AssignmentEpoch, KeySlot, LaneKey, Offset, Source};
 
-/// A member's number while it is there; never given twice by a machine.
-pub(super) type Handle = u32;
-
-/// Takes the key as its own hash: it is one, or is spread by one multiplication.
-#[derive(Debug, Default, Clone, Copy)]
-pub(super) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 32;
-    }
-
-    fn write_u128(&mut self, value: u128) {
-        self.0 = (value >> 64) as u64 ^ value as u64;
-    }
-}
-
-pub(super) type BuildKeyHasher = BuildHasherDefault<KeyHasher>;
-
-/// One record that is held.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Held {
-    /// Its offset.
-    pub(super) offset: Offset,
-    /// Time of its append, milliseconds since 1970.
-    pub(super) append_ms: i64,
-    /// Since when it is leased, monotonic.
-    pub(super) since_ms: u64,
-    /// Leased: when that ends. Else: when it may be delivered. Monotonic; 0: at once.
-    pub(super) until_ms: u64,
-    /// Epoch of the assignment under which it is leased.
-    pub(super) lease_epoch: AssignmentEpoch,
-    /// Bytes.
-    pub(super) size_bytes: u32,
-    /// Epoch of its frame.
-    pub(super) epoch: PartitionEpoch,
-    /// Deliveries that count, the one that is under way among them.
-    pub(super) attempts: u32,
-    /// Member that has it; [`NONE`]: nobody.
-    pub(super) holder: Handle,
-    /// Member that it was recalled from last (rule KO-4).
-    pub(super) recalled_from: Handle,
-    /// It may have killed a member: at most so many such are delivered together; 0: it is no suspect (rule PI-3).
-    pub(super) suspects: u32,
-    /// A handler has begun with it (rule PI-1).
-    pub(super) started: bool,
-    /// It is the breaker's probe (rule CB-2).
-    pub(super) probe: bool,
-    /// It failed before the window of the open breaker: that does not hold it (rule CB-2).
-    pub(super) exempt: bool,
-    /// Its lease is not in the list but in `odd_leases`.
-    pub(super) odd: bool,
-    pub(super) lane: u32,
-    pub(super) next: u32,
-    pub(super) lease_prev: u32,
-    pub(super) lease_next: u32,
-}
-
-/// One lane.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Lane {
-    pub(super) key: LaneKey,
-    pub(super) slot: KeySlot,
-    pub(super) head: u32,
-    pub(super) tail: u32,
-    /// First record that is not leased.
-    pub(super) cursor: u32,
-    pub(super) len: u32,
-    pub(super) leased: u32,
-    /// Member that has its leased records.
-    pub(super) holder: Handle,
-    pub(super) owner: u32,
-    /// Queue that it is in.
-    pub(super) queue: Option<QueueKind>,
-    pub(super) prev: u32,
-    pub(super) next: u32,
-    /// When its next record may be delivered; 0: it does not wait for that.
-    pub(super) due_ms: u64,
-    /// Held until someone decides.
-    pub(super) stuck: bool,
-}
-
-/// Queues of an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum QueueKind {
-    /// Anything else.
-    Ready = 0,
-    /// Its next record may have killed a member.
-    Suspect = 1,
-    /// An open breaker does not hold it.
-    Exempt = 2,
-}
-
-/// First and last of a list.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Queue {
-    pub(super) head: u32,
-    pub(super) tail: u32,
-}
-
-const EMPTY: Queue = Queue { head: NONE, tail: NONE };
-
-/// Offsets that a member has in work and that were not read yet.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
-    /// The offsets.
-    pub(super) range: OffsetRange,
-    /// The member.
-    pub(super) handle: Handle,
-}
-
-/// A run of slots with its owner.
-#[derive(Debug, Clone)]
-pub(super) struct Owner {
-    /// The slots.
-    pub(super) slots: SlotRange,
-    /// Who.
-    pub(super) member: MemberId,
-    /// The member's number.
-    pub(super) handle: Handle,
-    /// Under which epoch.
-    pub(super) epoch: AssignmentEpoch,
-    /// Whether the member knows that something may be ready.
-    pub(super) listed: bool,
-    queues: [Queue; 3],
-}
-
-impl Owner {
-    /// A run with empty queues.
-    pub(super) fn new(slots: SlotRange, member: MemberId, handle: Handle, epoch: AssignmentEpoch) -> Self {
-        Self { slots, member, handle, epoch, listed: false, queues: [EMPTY; 3] }
-    }
-}
-
-/// A lane as others see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct LaneView {
-    /// Its name.
-    pub(super) key: LaneKey,
-    /// Its slot.
-    pub(super) slot: KeySlot,
-    /// Its first unsettled record.
-    pub(super) first: Offset,
-    /// Records held.
-    pub(super) records: u32,
-    /// Records leased.
-    pub(super) leased: u32,
-    /// It waits for a retry or for somebody's decision.
-    pub(super) blocked: bool,
-}
-
-/// A record that was taken out of its lane.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
-    /// Its offset.
-    pub(super) offset: Offset,
-    /// Its lane.
-    pub(super) lane: LaneKey,
-    /// Its slot.
-    pub(super) slot: KeySlot,
-    /// Epoch of its frame.
-    pub(super) epoch: PartitionEpoch,
-    /// Bytes.
-    pub(super) size_bytes: u32,
-    /// Time of its append, milliseconds since 1970.
-    pub(super) append_ms: i64,
-    /// Deliveries that count.
-    pub(super) attempts: u32,
-    /// Monotonic time before which it is not to be delivered; 0: at once.
-    pub(super) due_ms: u64,
-}
+pub(super) use super::held::{Claim, Handle, Held, KeyHasher, LaneView, Owner, QueueKind, Taken};
 
 /// What is held of one partition.
 #[derive(Debug)]
@@ -233,7 +48,7 @@ pub(super) struct Work {
     pub(super) odd_leases: BTreeSet<(u64, u32)>,
     pub(super) leased: u32,
     pub(super) waiting: BTreeSet<(u64, u32)>,
-    blocked_lanes: u32,
+    pub(super) blocked_lanes: u32,
     pub(super) blocked_records: u32,
     ready_lanes: u32,
 }
@@ -274,6 +89,14 @@ impl Work {
     /// Records leased.
     pub(super) fn leased(&self) -> u32 {
         self.leased
+    }
+
+    /// Gives memory back that nothing needs.
+    pub(super) fn shrink(&mut self) {
+        if self.records.len() == 0 {
+            (self.records, self.lanes) = (Slab::new(), Slab::new());
+            (self.by_offset, self.by_key) = (HashMap::default(), HashMap::default());
+        }
     }
 
     /// Lanes that wait for a retry, or for somebody's decision.
@@ -337,7 +160,7 @@ impl Work {
         self.idle_lanes().filter(|lane| lane.blocked)
     }
 
-    fn view(&self, lane: u32) -> LaneView {
+    pub(super) fn view(&self, lane: u32) -> LaneView {
         let lane = &self.lanes[lane];
         LaneView {
             key: lane.key,
@@ -496,8 +319,11 @@ impl Work {
             return None;
         }
         let record = &self.records[lane.cursor];
-        let tried = record.until_ms != 0 || record.suspects != 0 || record.attempts != 0;
-        if lane.leased > 0 && (tried || lane.holder != self.owners[lane.owner as usize].handle) {
+        // What was tried, or is a suspect, has its lane to itself: it goes out in another frame than first deliveries.
+        let tried = |record: &Held| record.until_ms != 0 || record.suspects != 0 || record.attempts != 0;
+        let head = &self.records[lane.head];
+        let again = tried(record) || head.suspects != 0 || head.attempts > 1;
+        if lane.leased > 0 && (again || lane.holder != self.owners[lane.owner as usize].handle) {
             return None;
         }
         Some(match record {
@@ -508,7 +334,7 @@ impl Work {
     }
 
     /// Keeps the counts right after a lane's `due_ms` or `stuck` changed.
-    fn count_blocked(&mut self, lane: u32, was: bool) {
+    pub(super) fn count_blocked(&mut self, lane: u32, was: bool) {
         let one = &self.lanes[lane];
         let is = one.due_ms != 0 || one.stuck;
         if is && !was {
@@ -592,110 +418,5 @@ impl Work {
             lane = self.lanes[lane].next;
         }
         None
-    }
-
-    /// Takes the first record, which is not leased, or leased alone, out of its lane: it is settled.
-    pub(super) fn take_head(&mut self, key: LaneKey, now_ms: u64) -> Option<Taken> {
-        let lane = *self.by_key.get(&key)?;
-        let head = self.lanes[lane].head;
-        Some(self.settle(head, now_ms))
-    }
-
-    /// Takes a lane out, which must have nothing leased: its records in order.
-    pub(super) fn take_lane(&mut self, key: LaneKey) -> Vec<Taken> {
-        let Some(&lane) = self.by_key.get(&key) else { return Vec::new() };
-        assert_eq!(self.lanes[lane].leased, 0, "what is leased stays in its lane (rule KO-1)");
-        let mut taken = Vec::with_capacity(self.lanes[lane].len as usize);
-        let mut index = self.lanes[lane].head;
-        while index != NONE {
-            taken.push(self.taken(index));
-            index = self.records[index].next;
-        }
-        for one in &taken {
-            let index = self.by_offset.remove(&one.offset).expect("what is in a lane is held");
-            self.records.remove(index);
-        }
-        self.drop_lane(lane);
-        taken
-    }
-
-    /// Settles the first record of a lane; its lease ends, if it had one.
-    ///
-    /// # Panics
-    /// If it is not the first.
-    pub(super) fn settle(&mut self, index: u32, now_ms: u64) -> Taken {
-        let taken = self.taken(index);
-        let lane = self.records[index].lane;
-        assert_eq!(self.lanes[lane].head, index, "a lane is settled in order (rule KO-2)");
-        if self.records[index].holder != NONE {
-            self.end_lease(index);
-            self.lanes[lane].leased -= 1;
-        }
-        let next = self.records[index].next;
-        let one = &mut self.lanes[lane];
-        if one.cursor == index {
-            one.cursor = next;
-        }
-        one.head = next;
-        if one.due_ms != 0 || one.stuck {
-            self.blocked_records -= 1;
-        }
-        let one = &mut self.lanes[lane];
-        one.len -= 1;
-        self.by_offset.remove(&taken.offset);
-        self.records.remove(index);
-        if self.lanes[lane].len == 0 {
-            self.lanes[lane].tail = NONE;
-            self.drop_lane(lane);
-        } else {
-            // What a lane was stuck with, or waited for, was its first record.
-            self.set_stuck(lane, false);
-            self.refresh(lane, now_ms);
-        }
-        taken
-    }
-
-    fn taken(&self, index: u32) -> Taken {
-        let (record, lane) = (&self.records[index], &self.lanes[self.records[index].lane]);
-        Taken {
-            offset: record.offset,
-            lane: lane.key,
-            slot: lane.slot,
-            epoch: record.epoch,
-            size_bytes: record.size_bytes,
-            append_ms: record.append_ms,
-            attempts: record.attempts,
-            due_ms: if record.holder == NONE { record.until_ms } else { 0 },
-        }
-    }
-
-    /// Forgets a lane whose records are gone.
-    pub(super) fn drop_lane(&mut self, lane: u32) {
-        self.unqueue(lane);
-        let one = self.lanes[lane];
-        if one.due_ms != 0 {
-            self.waiting.remove(&(one.due_ms, lane));
-        }
-        if one.due_ms != 0 || one.stuck {
-            self.blocked_lanes -= 1;
-            self.blocked_records -= one.len;
-        }
-        self.by_key.remove(&one.key);
-        self.lanes.remove(lane);
-    }
-
-    /// Holds a lane until someone decides, or lets it go (rule DL-8). Nothing of it is leased.
-    pub(super) fn stick(&mut self, key: LaneKey, stuck: bool, now_ms: u64) {
-        if let Some(&lane) = self.by_key.get(&key) {
-            self.set_stuck(lane, stuck);
-            self.refresh(lane, now_ms);
-        }
-    }
-
-    pub(super) fn set_stuck(&mut self, lane: u32, stuck: bool) {
-        let one = &mut self.lanes[lane];
-        let was = one.due_ms != 0 || one.stuck;
-        one.stuck = stuck;
-        self.count_blocked(lane, was);
     }
 }

@@ -29,7 +29,9 @@ impl Work {
         let record = self.record_mut(index);
         (record.holder, record.lease_epoch) = (lease.holder, lease.epoch);
         record.since_ms = lease.since_ms;
-        record.recalled_from = NONE;
+        if record.recalled_from == lease.holder {
+            record.recalled_from = NONE;
+        }
         record.started = false;
         record.attempts += 1;
         self.begin_lease(index, lease.until_ms);

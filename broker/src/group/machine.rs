@@ -60,6 +60,8 @@ pub struct Machine {
     pub(super) ranges: Ranges,
     /// Gaps that wait.
     pub(super) gaps: Gaps,
+    /// When the last event came.
+    pub(super) now: Now,
     /// The broker is going: nothing more is delivered.
     pub(super) closing: bool,
 }
@@ -83,6 +85,7 @@ impl Machine {
             redriven: Redriven::default(),
             ranges: Ranges::default(),
             gaps: Gaps::default(),
+            now,
             closing: false,
             state,
             entries,
@@ -104,6 +107,7 @@ impl Machine {
     pub fn handle(&mut self, event: Event, now: Now) -> Effects {
         let mut effects = Effects::default();
         let fx = &mut effects;
+        self.now = now;
         self.expire(now, fx);
         match event {
             Event::Member { member, epoch, verb } => self.verb(member, epoch, verb, now, fx),

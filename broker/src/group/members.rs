@@ -316,6 +316,9 @@ impl Machine {
     /// Something may be ready in any unit of a member.
     pub(super) fn wake_units(&mut self, handle: Handle) {
         self.touch_units(handle);
+        if let Some(member) = self.members.id(handle) {
+            self.members.wake(member);
+        }
         for work in self.works.values_mut().filter(|work| work.touched) {
             for owner in 0..work.owners.len() {
                 if work.owners[owner].handle == handle {
@@ -390,3 +393,6 @@ impl Machine {
         self.closing = true;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -17,6 +17,7 @@
 //! entry are durable (rule DL-4).
 
 mod admin;
+mod answers;
 mod arrivals;
 pub mod assignor;
 pub mod breaker;
@@ -31,6 +32,7 @@ mod entry_verbs;
 pub mod event;
 mod failing;
 mod gaps;
+mod held;
 mod idle;
 mod intents;
 mod joining;
@@ -48,6 +50,7 @@ mod reading;
 pub mod record;
 mod redriven;
 pub mod retry;
+mod room;
 pub mod settled;
 mod slab;
 mod spill;

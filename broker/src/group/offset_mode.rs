@@ -103,6 +103,16 @@ impl Machine {
         }
     }
 
+    /// The owner is back and has everything below `next`.
+    pub(super) fn range_resumed(&mut self, source: Source, next: Offset) {
+        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        sent.pieces.clear();
+        sent.next = next;
+        if let Some(work) = self.work(source) {
+            work.reading.restart(next);
+        }
+    }
+
     /// A partition has no owner any more.
     pub(super) fn range_revoked(&mut self, source: Source) {
         self.ranges.sources.remove(&source);

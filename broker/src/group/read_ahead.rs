@@ -35,6 +35,7 @@ impl Machine {
         }
         work.reading.asked = None;
         work.reading.high_watermark = work.reading.high_watermark.max(fetched.high_watermark);
+        work.reading.knows_end = true;
         if fetched.next <= fetched.from {
             return;
         }
@@ -163,6 +164,7 @@ impl Machine {
         let _ = (now, fx);
         if let Some(work) = self.work(source) {
             work.reading.high_watermark = work.reading.high_watermark.max(offset);
+            work.reading.knows_end = true;
         }
     }
 
@@ -219,12 +221,15 @@ impl Machine {
         let ahead = reading.high_watermark.distance_from(reading.next);
         let caught_up = match reading.caught_up {
             true => ahead + u64::from(work.undelivered()) <= BEHIND_RECORDS,
-            false => ahead == 0 && (is_offset || work.ready() == 0),
+            false => reading.knows_end && ahead == 0 && (is_offset || work.ready() == 0),
         };
         if caught_up == reading.caught_up {
             return;
         }
         work.reading.caught_up = caught_up;
+        if caught_up {
+            work.shrink();
+        }
         let (offset, append_ms) = (work.reading.next, work.reading.last_append_ms);
         let mut members: Vec<MemberId> = work.owners.iter().map(|owner| owner.member).collect();
         members.sort_unstable();

@@ -15,6 +15,8 @@ pub(super) struct Reading {
     pub(super) asked: Option<Offset>,
     /// First offset that cannot be read, as far as known.
     pub(super) high_watermark: Offset,
+    /// Whether that was ever told.
+    pub(super) knows_end: bool,
     /// Members were told that they are at the live end (rule FC-4).
     pub(super) caught_up: bool,
     /// Append time of the last record that was looked at, milliseconds since 1970.
@@ -30,6 +32,7 @@ impl Reading {
             next: floor,
             asked: None,
             high_watermark: floor,
+            knows_end: false,
             caught_up: false,
             last_append_ms: 0,
             scanned: VecDeque::new(),
@@ -59,8 +62,7 @@ impl Reading {
 
     /// Reading goes back to `next`, or on from it; a range that is being read is forgotten.
     pub(super) fn restart(&mut self, next: Offset) {
-        let caught_up = self.caught_up;
-        *self = Self { high_watermark: self.high_watermark, ..Self::new(next) };
-        self.caught_up = caught_up;
+        let (caught_up, knows_end) = (self.caught_up, self.knows_end);
+        *self = Self { high_watermark: self.high_watermark, caught_up, knows_end, ..Self::new(next) };
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::effect::{AckStatus, Delivery, Effects, Fetch, Frame, Notice};
 use super::entry::{EntryRecord, EntryTable};
 use super::event::{Credit, Event, Fetched, InWork, Join, NackKind, RecordMeta, Targets, Verb};
+use super::lanes::QueueKind;
 use super::machine::Machine;
 use super::record::{ErrorInfo, GroupNotes, GroupRecord, Start};
 use super::state::GroupState;
@@ -165,6 +166,7 @@ impl Rig {
                 assert!(runs.windows(2).all(|pair| pair[0].to <= pair[1].from), "runs are in order");
             }
         }
+        self.check();
         self.journal.extend(effects.records);
         self.entry_journal.extend(effects.entry_records);
         self.notices.extend(effects.notices);
@@ -181,6 +183,36 @@ impl Rig {
             self.note(out.member, &out.frame);
             self.frames.entry(out.member).or_default().push_back((out.frame, out.after));
         }
+    }
+
+    /// What holds after every event: nothing that can be delivered lies beside a member that may have it, and counts
+    /// agree.
+    fn check(&self) {
+        let machine = &self.machine;
+        let config = &machine.state.config;
+        let bounded = config.max_in_flight > 0 || config.max_bytes_in_flight > 0 || config.rate_limit > 0;
+        let open = machine.breaker.allowance(self.now.monotonic_ms) < 1_000;
+        for (source, work) in &machine.works {
+            assert!(!work.touched, "what was touched was looked at");
+            let leased: u64 = work.leased_records().count() as u64;
+            assert_eq!(leased, u64::from(work.leased()));
+            for (index, owner) in work.owners.iter().enumerate() {
+                let one = machine.members.get(owner.member).expect("an owner is a member");
+                if bounded || open || machine.closing || work.paused || !one.has_room() {
+                    continue;
+                }
+                for kind in [QueueKind::Exempt, QueueKind::Ready] {
+                    if let Some(ready) = work.next_ready(index as u32, kind) {
+                        let size = i64::from(work.record(ready).size_bytes);
+                        let offset = work.record(ready).offset;
+                        assert!(size > one.bytes_left, "{source:?} {offset} is ready, and its owner has room");
+                        assert!(one.leased_records > 0, "a large record goes out alone (rule FC-2)");
+                    }
+                }
+            }
+        }
+        let leased: u64 = machine.members.all.values().map(|one| one.leased_records).sum();
+        assert_eq!(leased, machine.totals.records, "what members hold adds up");
     }
 
     /// What a member learns from a frame.

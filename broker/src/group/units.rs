@@ -406,3 +406,6 @@ fn merge(old: &[OwnedRun], target: &[(SlotRange, MemberId)], epoch: AssignmentEp
     }
     runs
 }
+
+#[cfg(test)]
+mod tests;

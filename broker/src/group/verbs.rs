@@ -1,12 +1,10 @@
 //! What members say of records: Ack, Nack, Extend, Started (rules AK-1 to AK-5, KO-3, KO-4, RT-1 to RT-7, PI-1, PI-2).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::Now;
 use super::breaker::FirstAttempt;
 use super::effect::{AckStatus, After, Effects, Frame, Notice, Refusal};
-use super::entry::EntryKey;
 use super::event::{NackKind, Targets, Verb};
 use super::failing::Failing;
 use super::lanes::Claim;
@@ -21,31 +19,7 @@ use crate::model::{LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, Source};
 /// Offsets of one verb that are looked at; nobody holds so many.
 const TARGETS_MAX: u64 = 4 * limits::HELD_RECORDS as u64;
 
-/// Number of an answer in the making.
-pub(super) type AnswerId = u64;
-
-/// A part of an answer that waits for a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PendingAnswer {
-    /// Which answer.
-    pub(super) id: AnswerId,
-    /// What it is about.
-    pub(super) range: OffsetRange,
-    /// The member named it by its entry (rule DL-15).
-    pub(super) entry: Option<EntryKey>,
-}
-
-/// An answer in the making: one frame a verb (rule AK-2).
-#[derive(Debug)]
-pub(super) struct Answer {
-    member: MemberId,
-    request: u64,
-    source: Source,
-    results: Vec<(OffsetRange, AckStatus)>,
-    entries: Vec<(EntryKey, AckStatus)>,
-    waits: u32,
-    after: After,
-}
+pub(super) use super::answers::{AnswerId, Answers, PendingAnswer};
 
 /// What a verb settles.
 #[derive(Debug, Default)]
@@ -56,6 +30,8 @@ struct Done {
     bytes: u64,
     suspects: u32,
     probe: bool,
+    /// The breaker opened with this: others' successes left its window.
+    opened: bool,
     first_append_ms: i64,
     lanes: Vec<LaneKey>,
 }
@@ -67,26 +43,15 @@ impl Done {
     }
 }
 
-impl Answer {
-    /// What was told so far of runs of offsets.
-    pub(super) fn statuses(&self) -> impl Iterator<Item = AckStatus> + '_ {
-        self.results.iter().map(|(_, status)| *status)
-    }
-}
-
-/// Answers in the making.
-#[derive(Debug, Default)]
-pub(super) struct Answers {
-    pub(super) open: BTreeMap<AnswerId, Answer>,
-    pub(super) next: AnswerId,
-}
-
 impl Machine {
     /// See [`super::event::Event::Member`].
     pub(super) fn verb(&mut self, member: MemberId, epoch: MemberEpoch, verb: Verb, now: Now, fx: &mut Effects) {
         let current = self.members.get(member).is_some_and(|one| one.epoch == epoch && one.attached);
         if !current {
-            // Its stream may be another's already: the coordinator gives it to the stream that spoke.
+            if self.members.get(member).is_some_and(|one| one.attached) {
+                // A newer session has the stream: what an older one still says is nothing to it.
+                return;
+            }
             let frame = Frame::Ended(Refusal::SessionOver);
             fx.frames.push(super::effect::Outgoing { member, frame, after: After::Now });
             return;
@@ -159,6 +124,10 @@ impl Machine {
         if done.probe {
             self.probe_done(now, fx);
         }
+        if done.opened {
+            self.tell_breaker(true, now, fx);
+            self.arm_breaker(now);
+        }
         if has_dead {
             for lane in done.lanes {
                 if self.works.get(&source).is_some_and(|work| work.lane(lane).is_none()) {
@@ -191,7 +160,7 @@ impl Machine {
         }
         let taken = work.settle(index, now.monotonic_ms);
         if record.attempts == 1 && !record.probe {
-            breaker.note_first_attempt(taken.lane, FirstAttempt::Ok, now.monotonic_ms);
+            done.opened |= breaker.note_first_attempt(taken.lane, FirstAttempt::Ok, now.monotonic_ms);
         }
         if done.records == 0 {
             done.first_append_ms = taken.append_ms;
@@ -240,7 +209,8 @@ impl Machine {
     fn clip(&mut self, source: Source, run: OffsetRange, budget: &mut u64, answer: AnswerId) -> OffsetRange {
         let floor = self.partition(source).map_or(Offset::ZERO, |partition| partition.settled.floor());
         let work = self.works.get(&source);
-        let end = work.map_or(floor, |work| work.reading.next);
+        let settled_to = self.partition(source).map_or(floor, |partition| partition.settled.end());
+        let end = work.map_or(floor, |work| work.reading.next).max(settled_to);
         let end = work.map_or(end, |work| work.claims.iter().map(|claim| claim.range.to).fold(end, Ord::max));
         let from = run.from.max(floor).min(run.to);
         let mut to = run.to.min(end.max(floor)).max(from);
@@ -403,91 +373,6 @@ impl Machine {
         let index = work.find(offset)?;
         let record = work.record(index);
         (record.holder == handle && record.lease_epoch == targets.epoch).then_some(index)
-    }
-}
-
-impl Machine {
-    /// Begins the answer of a verb.
-    pub(super) fn begin_answer(&mut self, member: MemberId, request: u64, source: Source) -> AnswerId {
-        let id = self.answers.next;
-        self.answers.next += 1;
-        let (results, entries) = (Vec::new(), Vec::new());
-        let answer = Answer { member, request, source, results, entries, waits: 1, after: After::Now };
-        self.answers.open.insert(id, answer);
-        id
-    }
-
-    /// Says what became of a run of offsets.
-    pub(super) fn tell(&mut self, id: AnswerId, range: OffsetRange, status: AckStatus, after: After) {
-        let Some(answer) = self.answers.open.get_mut(&id) else { return };
-        answer.after = later(answer.after, after);
-        match answer.results.last_mut() {
-            Some((last, same)) if last.to == range.from && *same == status => last.to = range.to,
-            _ => answer.results.push((range, status)),
-        }
-    }
-
-    /// Says what became of an entry.
-    pub(super) fn tell_entry(&mut self, id: AnswerId, key: EntryKey, status: AckStatus, after: After) {
-        let Some(answer) = self.answers.open.get_mut(&id) else { return };
-        answer.after = later(answer.after, after);
-        answer.entries.push((key, status));
-    }
-
-    /// The answer waits for one thing more: [`Machine::answered`] or [`Machine::answered_entry`] will come.
-    pub(super) fn hold_answer(&mut self, id: AnswerId) {
-        if let Some(answer) = self.answers.open.get_mut(&id) {
-            answer.waits += 1;
-        }
-    }
-
-    /// What an answer waited for is decided.
-    pub(super) fn answered(&mut self, pending: PendingAnswer, status: AckStatus, after: After, fx: &mut Effects) {
-        match pending.entry {
-            Some(key) => self.tell_entry(pending.id, key, status, after),
-            None => self.tell(pending.id, pending.range, status, after),
-        }
-        self.end_answer(pending.id, fx);
-    }
-
-    /// What an answer waited for is decided.
-    pub(super) fn answered_entry(
-        &mut self,
-        id: AnswerId,
-        key: EntryKey,
-        status: AckStatus,
-        after: After,
-        fx: &mut Effects,
-    ) {
-        self.tell_entry(id, key, status, after);
-        self.end_answer(id, fx);
-    }
-
-    /// One thing less to wait for; the last one sends the answer.
-    pub(super) fn end_answer(&mut self, id: AnswerId, fx: &mut Effects) {
-        let Some(answer) = self.answers.open.get_mut(&id) else { return };
-        answer.waits -= 1;
-        if answer.waits > 0 {
-            return;
-        }
-        let Some(mut answer) = self.answers.open.remove(&id) else { return };
-        answer.results.sort_by_key(|(range, _)| range.from);
-        let frame = Frame::AckResults {
-            request: answer.request,
-            results: answer.results,
-            entries: answer.entries,
-            source: answer.source,
-        };
-        self.send(answer.member, frame, answer.after, fx);
-    }
-}
-
-/// The later of two moments.
-fn later(a: After, b: After) -> After {
-    match (a, b) {
-        (After::Entries, _) | (_, After::Entries) => After::Entries,
-        (After::Group, _) | (_, After::Group) => After::Group,
-        _ => After::Now,
     }
 }
 

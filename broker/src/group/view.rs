@@ -1,8 +1,10 @@
 //! What people and metrics ask of a live group: leases, credits, bounds. Nothing durable hangs on it.
 
+use super::breaker::BreakerState;
+use super::lanes::QueueKind;
 use super::machine::Machine;
 use super::record::GapReason;
-use crate::model::{AssignedUnit, MemberId, Offset, OffsetRange, Source};
+use crate::model::{AssignedUnit, MemberId, Offset, OffsetRange, SlotRange, Source};
 
 /// Where a circuit breaker stands (rules CB-1 to CB-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -74,17 +76,69 @@ pub struct PartitionLive {
 impl Machine {
     /// A member's live side.
     pub fn member_live(&self, member: MemberId) -> Option<MemberLive> {
-        self.state.members.get(&member).map(|_| MemberLive::default())
+        let one = self.members.get(member)?;
+        let drains = self.hand_over.drains.iter().filter(|drain| drain.from == member).map(|drain| drain.unit);
+        let pending = self.hand_over.pending.keys().filter(|source| {
+            self.state.owners.get(source).is_some_and(|runs| runs.iter().any(|run| run.member == member))
+        });
+        let pending = pending.map(|source| AssignedUnit { source: *source, slots: SlotRange::ALL });
+        Some(MemberLive {
+            connected: one.attached,
+            last_seen_ms: one.last_seen_ms,
+            lost_at_ms: (!one.lapsed).then(|| one.last_seen_ms + self.state.config.session_timeout_ms),
+            in_flight: one.leased_records,
+            credit_records: u64::try_from(one.records_left).unwrap_or(0),
+            credit_bytes: u64::try_from(one.bytes_left).unwrap_or(0),
+            revoking: drains.chain(pending).collect(),
+        })
     }
 
     /// A partition's live side.
     pub fn partition_live(&self, source: Source) -> Option<PartitionLive> {
-        let partition = self.state.partitions.get(&source)?;
-        Some(PartitionLive { read_to: partition.settled.floor(), ..PartitionLive::default() })
+        let work = self.works.get(&source)?;
+        let reading = &work.reading;
+        let unread = (reading.next < reading.high_watermark).then_some((reading.next, reading.last_append_ms));
+        let ready = (0..work.owners.len() as u32).flat_map(|owner| {
+            [QueueKind::Exempt, QueueKind::Suspect, QueueKind::Ready].map(|kind| work.next_ready(owner, kind))
+        });
+        let ready = ready.flatten().map(|index| (work.record(index).offset, work.record(index).append_ms)).min();
+        Some(PartitionLive {
+            undelivered: ready.or(unread),
+            read_to: reading.next,
+            in_flight: work.leased().into(),
+            held: work.held().into(),
+            blocked_lanes: work.blocked().into(),
+            gap: self.gaps.of(source),
+        })
     }
 
-    /// The circuit breaker.
+    /// The circuit breaker, as of the last event.
     pub fn breaker_view(&self) -> BreakerView {
-        BreakerView { forced: self.state.breaker.as_ref().map(|(forced, _)| *forced), ..BreakerView::default() }
+        let now = self.now;
+        let wall = |at_ms: u64| {
+            let ahead = i64::try_from(at_ms).unwrap_or(i64::MAX) - i64::try_from(now.monotonic_ms).unwrap_or(i64::MAX);
+            now.wall_ms.saturating_add(ahead)
+        };
+        let forced = self.breaker.forced();
+        let (mode, since_ms, next_probe_ms, reason) = match self.breaker.state(now.monotonic_ms) {
+            BreakerState::Closed if !self.state.config.breaker.enabled && forced.is_none() => {
+                (BreakerMode::Off, 0, None, None)
+            }
+            BreakerState::Closed => (BreakerMode::Closed, 0, None, None),
+            BreakerState::Ramp { .. } => (BreakerMode::Ramping, 0, None, None),
+            BreakerState::Open { since_ms, reason, next_probe_ms } => {
+                (BreakerMode::Open, wall(since_ms), next_probe_ms.map(wall), Some(reason))
+            }
+            BreakerState::Probing { since_ms, reason, .. } => (BreakerMode::Open, wall(since_ms), None, Some(reason)),
+        };
+        let top = self.breaker.top_failures().into_iter();
+        BreakerView {
+            mode,
+            forced,
+            reason: reason.map(super::idle::reason_text).unwrap_or_default(),
+            since_ms,
+            next_probe_ms,
+            top: top.map(|one| (one.fingerprint, one.class, u64::from(one.keys))).collect(),
+        }
     }
 }

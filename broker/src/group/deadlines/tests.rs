@@ -1,1 +1,0 @@
-//! Rules of this part, by driving the machine.
