@@ -141,8 +141,10 @@ impl Machine {
         let (handle, epoch) = (one.handle, one.epoch);
         self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + timeout_ms);
         let (in_work, mut lost) = self.in_work_now(&join.in_work);
-        self.drop_unlisted(member, &in_work, now, fx);
-        lost.extend(self.lease_again(member, &in_work, now));
+        if !self.is_offset() {
+            self.drop_unlisted(member, &in_work, now, fx);
+            lost.extend(self.lease_again(member, &in_work, now));
+        }
         let entries: Vec<_> = join.in_work.iter().flat_map(|work| work.entries.iter().copied()).collect();
         let lost_entries = self.resume_entries(member, &entries, now, fx);
         // What it holds is part of the credit that it names.
@@ -154,7 +156,7 @@ impl Machine {
         self.send(member, Frame::Joined { epoch, resumed: true, lost, lost_entries }, After::Group, fx);
         self.tell_units(member, fx);
         self.tell_revoked(member, fx);
-        self.resume_ranges(member, &join.in_work);
+        self.resume_ranges(member, &in_work);
         self.wake_units(handle);
         self.after_awaited(now, fx);
     }

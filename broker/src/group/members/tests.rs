@@ -74,7 +74,8 @@ fn gm_8_what_a_resuming_member_does_not_name_goes_back_without_a_strike() {
     rig.offsets(1);
     let epoch = rig.epochs[&member(1)];
     rig.event(Event::StreamEnded { member: member(1), epoch });
-    let in_work = vec![InWork { source: LOG, runs: vec![one(1)], entries: Vec::new() }];
+    let held = rig.units[&member(1)][0].2;
+    let in_work = vec![InWork { source: LOG, epoch: held, runs: vec![one(1)], entries: Vec::new() }];
     rig.join_as(1, 10, None, Some(in_work));
     assert_eq!(rig.delivered(1), [[(0, 1)]], "the frame that was lost on its way is sent again, as the first try");
     assert_eq!(rig.leased(1), 2);
@@ -89,7 +90,9 @@ fn gm_8_the_joined_frame_tells_what_became_of_the_rest() {
     rig.ack(1, LOG, &[0]);
     let epoch = rig.epochs[&member(1)];
     rig.event(Event::StreamEnded { member: member(1), epoch });
-    let in_work = vec![InWork { source: LOG, runs: vec![one(0), one(1), one(77)], entries: Vec::new() }];
+    let held = rig.units[&member(1)][0].2;
+    let runs = vec![one(0), one(1), one(77)];
+    let in_work = vec![InWork { source: LOG, epoch: held, runs, entries: Vec::new() }];
     rig.reading = false;
     rig.join_as(1, 10, None, Some(in_work));
     let frames = rig.taken(1);
