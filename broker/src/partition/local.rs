@@ -301,8 +301,8 @@ impl Partition {
     /// whatever the settings say; `hold`: kept for others within its bounds.
     pub fn retention_start(&self, wall_ms: i64, needed: Option<Offset>, hold: Option<super::Hold>) -> Option<Offset> {
         let settings = *self.settings.lock();
-        let segments = self.facts.segments();
-        let first = retention::first_kept(&segments, self.facts.size_bytes(), &settings, wall_ms, needed, hold)?;
+        let (segments, size_bytes) = (self.facts.segments(), self.facts.size_bytes());
+        let first = retention::first_kept(&segments, size_bytes, &settings, wall_ms, needed, hold)?;
         (first > self.reader.bounds().start).then_some(first)
     }
 
@@ -313,10 +313,8 @@ impl Partition {
     /// The ledger or the files failed; what was not removed is removed by a later run.
     pub fn run_retention(&self, wall_ms: i64, needed: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
         let Some(start) = self.retention_start(wall_ms, needed, None) else { return Ok(None) };
-        let ledger = &self.environment.ledger;
-        ledger
-            .record_start(self.name, start)
-            .map_err(|error| AppendFailure::BrokerReadOnly { cause: error.to_string() })?;
+        let recorded = self.environment.ledger.record_start(self.name, start);
+        recorded.map_err(|error| AppendFailure::BrokerReadOnly { cause: error.to_string() })?;
         self.raise_start(start).wait()?;
         Ok(Some(start))
     }
