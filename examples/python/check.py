@@ -4,7 +4,9 @@
 Usage: check.py URL [--protos FOLDER] [--build FOLDER]
 
 It creates a topic, produces (plain records of an idempotent producer, then a stream of requests with a bad one among
-them), reads everything back, and looks into the details of errors. It exits with 0 only if all of it is as the protos
+them), reads everything back, looks into the details of errors, and consumes all of it as a member of a group whose
+handler fails for one record: a retry, a dead letter with its key's later records behind it, and their redrive. It exits
+with 0 only if all of it is as the protos
 say; what is not is told on standard error.
 """
 
@@ -42,8 +44,11 @@ generate(ARGUMENTS.protos, ARGUMENTS.build)
 
 from google.rpc import error_details_pb2  # noqa: E402
 from grpc_status import rpc_status  # noqa: E402
+from sawlog.v1 import consume_pb2, dead_letter_pb2, dead_letter_pb2_grpc, group_pb2, group_pb2_grpc  # noqa: E402
 from sawlog.v1 import produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc  # noqa: E402
 from sawlog.v1 import topic_pb2, topic_pb2_grpc, types_pb2  # noqa: E402
+
+from consumer import Consumer  # noqa: E402
 
 DEADLINE_S = 30
 
@@ -89,6 +94,9 @@ class Broker:
         self.topics = topic_pb2_grpc.TopicServiceStub(channel)
         self.produce = produce_pb2_grpc.ProduceServiceStub(channel)
         self.read = read_pb2_grpc.ReadServiceStub(channel)
+        self.groups = group_pb2_grpc.GroupServiceStub(channel)
+        self.dead_letters = dead_letter_pb2_grpc.DeadLetterServiceStub(channel)
+        self.channel = channel
 
     def records(self, topic: str) -> list:
         """Every record of a topic as (partition, offset, key, value, headers, event time)."""
@@ -198,6 +206,74 @@ def check_errors(broker: Broker, topic: str) -> None:
     expect(facts.get("latest", "").isdigit(), True, "fact `latest` is a number")
 
 
+class Handler:
+    """Fails always for one record until it is repaired, and once for another."""
+
+    def __init__(self, poison: tuple, hiccup: tuple) -> None:
+        self.poison, self.hiccup = poison, hiccup
+        self.handled: list = []
+        self.tries: dict = {}
+
+    def __call__(self, delivery) -> None:
+        place = (delivery.partition, delivery.offset)
+        self.tries[place] = self.tries.get(place, 0) + 1
+        if place == self.poison:
+            raise ValueError("this record is poison")
+        if place == self.hiccup and self.tries[place] == 1:
+            raise TimeoutError("try again")
+        self.handled.append((*place, delivery.record.key))
+
+
+def in_order(handled: list, records: list, what: str) -> None:
+    """Each record was handled once, and those of a key in the order of the log."""
+    expect(sorted(handled), sorted(records), what)
+    for key in {key for _, _, key in records}:
+        offsets = [offset for _, offset, of in handled if of == key]
+        expect(offsets, sorted(offsets), f"order of key {key!r}")
+
+
+def check_group(broker: Broker, topic: str, found: list) -> None:
+    """One record that always fails: its key is parked behind it, every other key goes on."""
+    group = f"{topic}-group"
+    records = [(partition, offset, key) for partition, offset, key, *_ in found]
+    of_key = [record for record in records if record[2] == b"key-3"]
+    others = [record for record in records if record[2] != b"key-3"]
+    retry = group_pb2.RetryPolicy(max_attempts=3, list=group_pb2.BackoffList(delays_ms=[1]))
+    config = group_pb2.GroupConfig(topics=group_pb2.TopicNames(names=[topic]), retry=retry)
+    broker.groups.CreateGroup(group_pb2.CreateGroupRequest(name=group, config=config), timeout=DEADLINE_S)
+    handler = Handler(poison=of_key[0][:2], hiccup=others[0][:2])
+    entries = lambda: broker.dead_letters.ListEntries(  # noqa: E731
+        dead_letter_pb2.ListEntriesRequest(group=group, with_records=True), timeout=DEADLINE_S
+    ).entries
+    with Consumer(broker.channel, group) as consumer:
+        consumer.run(handler, until=lambda: len(handler.handled) == len(others) and handler.tries.get(handler.poison) == 3)
+        # What waits behind the dead letter is moved without being delivered.
+        ended = time.monotonic() + DEADLINE_S
+        while len(parked := entries()) < len(of_key) and time.monotonic() < ended:
+            time.sleep(0.01)
+    in_order(handler.handled, others, "records handled")
+    expect(handler.tries[handler.hiccup], 2, "tries of the record that failed once")
+    expect([(entry.source.partition, entry.source.offset, entry.key) for entry in parked], of_key, "dead letters")
+    kinds = [consume_pb2.ENTRY_KIND_FAILED] + [consume_pb2.ENTRY_KIND_PARKED] * (len(of_key) - 1)
+    expect([entry.kind for entry in parked], kinds, "the first failed, the others wait behind it")
+    head = parked[0]
+    found_error = (head.attempts, getattr(head.error, "class"), head.error.message, head.record.key)
+    expect(found_error, (3, "ValueError", "this record is poison", b"key-3"), "what is told of the dead letter")
+    selector = dead_letter_pb2.EntrySelector(dlq_ids=[head.dlq_id])
+    redrive = dead_letter_pb2.StartRedriveRequest(group=group, selector=selector, note="repaired")
+    broker.dead_letters.StartRedrive(redrive, timeout=DEADLINE_S)
+    repaired = Handler(poison=(), hiccup=())
+    with Consumer(broker.channel, group) as consumer:
+        consumer.run(repaired, until=lambda: len(repaired.handled) == len(of_key))
+    in_order(repaired.handled, of_key, "records redriven")
+    expect(len(entries()), 0, "open dead letters after the redrive")
+    facts = refused(
+        lambda: list(Consumer(broker.channel, f"{group}-missing")), grpc.StatusCode.NOT_FOUND, "GROUP_NOT_FOUND"
+    )
+    expect(facts.get("group"), f"{group}-missing", "fact `group`")
+    broker.groups.DeleteGroup(group_pb2.DeleteGroupRequest(name=group), timeout=DEADLINE_S)
+
+
 def main() -> None:
     target = ARGUMENTS.url.removeprefix("http://").rstrip("/")
     topic = f"python-{uuid.uuid4()}"
@@ -217,9 +293,10 @@ def main() -> None:
             offsets = [offset for place, offset, *_ in found if place == partition]
             expect(offsets, list(range(len(offsets))), f"offsets of partition {partition}")
         check_errors(broker, topic)
+        check_group(broker, topic, found)
         broker.topics.DeleteTopic(topic_pb2.DeleteTopicRequest(name=topic), timeout=DEADLINE_S)
         milliseconds = (time.monotonic() - began) * 1e3
-    print(f"python: {len(found)} records produced and read back, error details as they should be, {milliseconds:.0f} ms")
+    print(f"python: {len(found)} records produced, read back and consumed in a group, error details as they should be, {milliseconds:.0f} ms")
 
 
 if __name__ == "__main__":
