@@ -248,6 +248,9 @@ async fn rt_5_a_flood_of_nacks_of_one_delivery_is_one_strike_and_each_is_answere
     assert_eq!(attempts, numbers);
 }
 
+/// Makes a request one that cannot be.
+type Change = fn(&mut v1::EditEntryRequest);
+
 /// Delivers the one record of a topic until it is dead; gives its entry.
 async fn killed(wire: &Wire, group: &str, member: &mut Member, error: v1::HandlerError) -> v1::Entry {
     let frame = member.records(1).await.remove(0);
@@ -308,7 +311,7 @@ async fn rd_6_edits_redrives_and_discards_that_cannot_be_are_refused() {
         change(&mut request);
         request
     };
-    let bad: [(&str, fn(&mut v1::EditEntryRequest)); 5] = [
+    let bad: [(&str, Change); 5] = [
         ("INVALID_FIELD", |request| request.key = Some("other".into())),
         ("INVALID_FIELD", |request| request.note.clear()),
         ("INVALID_FIELD", |request| request.dlq_id = "x".into()),
