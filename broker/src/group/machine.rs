@@ -191,7 +191,7 @@ impl Machine {
     /// The end of each event: whoever was woken is served, what is missing is read, the next deadline is named.
     fn finish(&mut self, now: Now, fx: &mut Effects) {
         loop {
-            self.look_at_touched(now, fx);
+            self.look_at_touched(fx);
             if !self.deliver(now, fx) && self.touched.is_empty() && !self.look_at_bounds(now, fx) {
                 break;
             }

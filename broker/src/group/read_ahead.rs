@@ -169,16 +169,16 @@ impl Machine {
     }
 
     /// What this event touched: owners are woken, deadlines armed, bounds looked at.
-    pub(super) fn look_at_touched(&mut self, now: Now, fx: &mut Effects) {
+    pub(super) fn look_at_touched(&mut self, fx: &mut Effects) {
         while let Some(source) = self.touched.pop() {
-            self.look_at(source, now, fx);
+            self.look_at(source, fx);
             if !self.looked_at.contains(&source) {
                 self.looked_at.push(source);
             }
         }
     }
 
-    fn look_at(&mut self, source: Source, now: Now, fx: &mut Effects) {
+    fn look_at(&mut self, source: Source, fx: &mut Effects) {
         let floor = self.partition(source).map_or(Offset::ZERO, |partition| partition.settled.floor());
         let Self { works, members, deadlines, state, .. } = self;
         let Some(work) = works.get_mut(&source) else { return };

@@ -294,7 +294,9 @@ impl GroupState {
                 if !since.is_empty() {
                     partition.settled.settle(since);
                 }
-                old.runs().for_each(|run| drop(partition.settled.settle(run)));
+                for run in old.runs() {
+                    partition.settled.settle(run);
+                }
             }
             partition.epoch = start.epoch;
             partition.crashes = 0;

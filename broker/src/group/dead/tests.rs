@@ -92,7 +92,7 @@ fn dl_4_a_crash_between_any_two_steps_converges_to_one_entry_and_no_redelivery()
         if step >= 4 {
             rig.settle_moves();
         }
-        let mut rig = if step == 1 { without_entries(rig) } else { rig.restart(1_000) };
+        let mut rig = rig.restart(1_000);
         rig.join(1, 100);
         rig.settle_moves();
         assert_eq!(rig.both(1), (vec![2], vec![]), "step {step}");
@@ -108,11 +108,6 @@ fn dl_4_a_crash_between_any_two_steps_converges_to_one_entry_and_no_redelivery()
         };
         assert_eq!(rig.entry_journal.iter().filter(opened).count(), 2, "step {step}");
     }
-}
-
-/// A restart that finds fewer entries than the machine knew: it goes on from what the journals have.
-fn without_entries(rig: Rig) -> Rig {
-    rig.restart(1_000)
 }
 
 #[test]
