@@ -1,8 +1,9 @@
 //! Loads on consumer groups through the client crate, as its users write them.
 
+use std::hint::black_box;
 use std::time::Duration;
 
-use sawlog_client::consumer::{Consumer, Delivery, HandlerError};
+use sawlog_client::consumer::{BatchEvent, Consumer, Delivery, HandlerError};
 use sawlog_client::groups::{Backoff, GroupConfig, GroupMode, GroupPosition, NewGroup, RetryPolicy};
 use sawlog_client::producer::{RecordRef, TrySendError};
 use sawlog_client::{Client, Error};
@@ -11,8 +12,6 @@ use super::client::{LatencyLoad, Throughput, send_paced};
 use crate::stats::Latencies;
 use crate::timing::{Pacer, Stopwatch};
 
-/// Records between two commits in mode offset.
-const RECORDS_PER_COMMIT: u64 = 10_000;
 /// What a member may hold: enough that the round trip of an acknowledgement stops nothing.
 const CREDIT: (u64, u64) = (16_384, 64 << 20);
 /// How long the last acknowledgements may take.
@@ -117,22 +116,27 @@ pub async fn consume_acked(client: &Client, group: &str, expect: u64, failing: u
     Ok(done)
 }
 
-/// Reads `expect` records of a group of mode offset and commits every 10,000 records; the member leaves.
+/// Reads `expect` records of a group of mode offset, whole batches, looks at each record and commits behind each batch;
+/// the member leaves.
 ///
 /// # Errors
 /// The session cannot go on, or a commit is refused.
 pub async fn consume_committed(client: &Client, group: &str, expect: u64) -> Result<Throughput, Error> {
     let mut consumer = join(client, group).await?;
     let clock = Stopwatch::start();
-    let mut done = Throughput::default();
+    let (mut done, mut bytes) = (Throughput::default(), 0);
     while done.records < expect {
-        let Some(delivery) = consumer.next_delivery().await else { break };
-        let delivery = delivery?;
-        done.records += 1;
-        if done.records.is_multiple_of(RECORDS_PER_COMMIT) || done.records == expect {
-            delivery.commit().await?;
+        let Some(event) = consumer.next_batch().await else { break };
+        if let BatchEvent::Batch(batch) = event? {
+            done.records += batch.for_each(|record| bytes += record.value.map_or(0, <[u8]>::len))? as u64;
+            if done.records < expect {
+                consumer.commit_batch_later(&batch);
+            } else {
+                consumer.commit_batch(&batch).await?;
+            }
         }
     }
+    black_box(bytes);
     done.seconds = clock.seconds();
     consumer.shutdown(PATIENCE).await?;
     Ok(done)
