@@ -93,19 +93,6 @@ impl Machine {
         self.end_answer(pending.id, fx);
     }
 
-    /// What an answer waited for is decided.
-    pub(super) fn answered_entry(
-        &mut self,
-        id: AnswerId,
-        key: EntryKey,
-        status: AckStatus,
-        after: After,
-        fx: &mut Effects,
-    ) {
-        self.tell_entry(id, key, status, after);
-        self.end_answer(id, fx);
-    }
-
     /// One thing less to wait for; the last one sends the answer.
     pub(super) fn end_answer(&mut self, id: AnswerId, fx: &mut Effects) {
         let Some(answer) = self.answers.open.get_mut(&id) else { return };

@@ -106,8 +106,6 @@ pub(super) struct Dropped {
     pub(super) size_bytes: u32,
     /// It was a suspect.
     pub(super) suspect: bool,
-    /// It was the breaker's probe.
-    pub(super) probe: bool,
 }
 
 impl Work {
@@ -147,7 +145,7 @@ impl Work {
         let record = self.records[index];
         if record.holder != NONE {
             let (holder, size_bytes) = (record.holder, record.size_bytes);
-            dropped.push(Dropped { holder, size_bytes, suspect: record.suspects != 0, probe: record.probe });
+            dropped.push(Dropped { holder, size_bytes, suspect: record.suspects != 0 });
             self.end_lease(index);
             self.lanes[lane].leased -= 1;
         }

@@ -129,11 +129,6 @@ impl Work {
         &mut self.records[index]
     }
 
-    /// Indices of all held records, in no order.
-    pub(super) fn all(&self) -> impl Iterator<Item = u32> + '_ {
-        self.by_offset.values().copied()
-    }
-
     /// Lane and slot of a held record.
     pub(super) fn place(&self, index: u32) -> (LaneKey, KeySlot) {
         let lane = &self.lanes[self.records[index].lane];
@@ -391,11 +386,6 @@ impl Work {
             one.listed = true;
             self.woken.push(owner);
         }
-    }
-
-    /// Whether an owner has a lane in this queue.
-    pub(super) fn has_ready(&self, owner: u32, kind: QueueKind) -> bool {
-        self.owners[owner as usize].queues[kind as usize].head != NONE
     }
 
     /// The record that is to be delivered next of an owner's queue.
