@@ -31,8 +31,9 @@ pub struct HandlerError {
     pub(crate) act: Act,
     pub(crate) class: String,
     pub(crate) message: String,
-    pub(crate) stack: String,
-    pub(crate) fingerprint: String,
+    // Boxed, so that a `Result` with this error stays small.
+    pub(crate) stack: Box<str>,
+    pub(crate) fingerprint: Box<str>,
 }
 
 /// What to do with the record.
@@ -89,7 +90,7 @@ impl HandlerError {
 
     /// With this fingerprint, under which like failures are counted.
     pub fn fingerprint(mut self, fingerprint: impl Into<String>) -> Self {
-        self.fingerprint = fingerprint.into();
+        self.fingerprint = fingerprint.into().into_boxed_str();
         self
     }
 
@@ -118,7 +119,7 @@ impl HandlerError {
     }
 
     fn bare(act: Act) -> Self {
-        Self { act, class: String::new(), message: String::new(), stack: String::new(), fingerprint: String::new() }
+        Self { act, class: String::new(), message: String::new(), stack: Box::default(), fingerprint: Box::default() }
     }
 
     fn failed(act: Act, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -140,7 +141,7 @@ impl HandlerError {
             stack.push('\n');
             cause = error.source();
         }
-        Self { message: error.to_string(), stack, ..Self::bare(act) }
+        Self { message: error.to_string(), stack: stack.into(), ..Self::bare(act) }
     }
 
     /// Whether it counts as a failure of the record.

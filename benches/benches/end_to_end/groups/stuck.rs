@@ -18,6 +18,7 @@ const RECORDS: u64 = 1_000_000;
 const KEYS: u64 = 100_000;
 const FAILING: u64 = 10_000;
 const RECORD_BYTES: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What one run came to.
 struct Run {
@@ -64,9 +65,9 @@ fn once(bench: &mut Bench, failing: u64) -> Result<Run, Box<dyn Error>> {
     let mut unwind_seconds = 0.0;
     if failing > 0 {
         // From now on every handler succeeds: what was held and what was spilled must come, all of it.
-        let rest =
-            tokio::time::timeout(Duration::from_secs(120), consume_acked(&client, "stuck", RECORDS - healthy, 0));
-        unwind_seconds = bench.runtime.block_on(async { rest.await })??.seconds;
+        let rest = consume_acked(&client, "stuck", RECORDS - healthy, 0);
+        let rest = async { Ok::<_, Box<dyn Error>>(tokio::time::timeout(PATIENCE, rest).await??) };
+        unwind_seconds = bench.runtime.block_on(rest)?.seconds;
         let left = bench.runtime.block_on(count_spilled(&client))?;
         if left > 0 {
             return Err(format!("{left} records are still spilled").into());
