@@ -154,7 +154,8 @@ impl Session {
             let wake_at = [leave_at, lost_at].into_iter().flatten().fold(until, Instant::min);
             tokio::select! {
                 () = tokio::time::sleep_until(wake_at) => {}
-                () = self.shared.session.notified() => self.shared.with(|board| board.session_looked()),
+                // The member is to leave.
+                () = self.shared.session.notified() => {}
             }
         }
     }
@@ -295,7 +296,8 @@ impl Session {
                         return Err(End::Cut(Error::new(ErrorKind::Timeout, "the broker did not answer the join")));
                     }
                 }
-                () = self.shared.session.notified() => self.shared.with(|board| board.session_looked()),
+                // The member is to leave.
+                () = self.shared.session.notified() => {}
             }
         };
         let (answers, first) = joined.map_err(|status| self.ended(Error::from_status(&status)))?;

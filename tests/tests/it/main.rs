@@ -5,6 +5,7 @@
 mod durability;
 mod errors;
 mod group_chaos;
+mod groups;
 mod hostile;
 mod hostile_groups;
 mod limits;

@@ -109,7 +109,8 @@ impl Board {
 
     /// The stream ended: its numbers mean nothing any more.
     pub(in super::super) fn cut(&mut self) {
-        self.told_session = false;
+        // Nothing can be sent: the session need not be told, or it would look again and again.
+        self.told_session = true;
         self.drop_extends();
     }
 

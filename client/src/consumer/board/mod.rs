@@ -136,8 +136,10 @@ pub(super) struct Board {
     /// Cut for so long that others may have what is held.
     suspended: bool,
     ending: Option<Ending>,
-    /// The session's task is told to look.
+    /// The session's task is told to look; without a stream it stays so, whatever is to be sent.
     told_session: bool,
+    /// The session's task is to look in any case.
+    nudge: bool,
     waker: Option<Waker>,
     /// Handlers that wait for a record.
     idle: usize,
@@ -168,6 +170,7 @@ impl Board {
             suspended: false,
             ending: None,
             told_session: false,
+            nudge: false,
             waker: None,
             idle: 0,
         }
@@ -380,6 +383,7 @@ impl Board {
     pub(super) fn drain(&mut self, deadline: Instant) {
         self.draining = Some(self.draining.map_or(deadline, |known| known.min(deadline)));
         self.outbox.other = true;
+        self.nudge = true;
     }
 
     /// Until when what is in work may finish, if the member leaves.
@@ -404,6 +408,7 @@ impl Board {
             Ending::Failed(error) => error.clone(),
         };
         self.ending.get_or_insert(ending);
+        self.nudge = true;
         for ticket in self.slots.select(|slot| slot.waiter.is_some()) {
             if let Some(slot) = self.slots.get_mut(ticket) {
                 tell(slot.waiter.take(), Err(error.clone()));
@@ -439,7 +444,7 @@ impl Board {
 
     /// Who is to be woken after a change: the session, the reader of the stream, a handler, all handlers.
     pub(super) fn wakes(&mut self) -> Wakes {
-        let session = !self.told_session && (self.outbox.wants(self.ack_frames) || self.ending.is_some());
+        let session = std::mem::take(&mut self.nudge) || (!self.told_session && self.outbox.wants(self.ack_frames));
         self.told_session |= session;
         let over = self.draining.is_some() || self.ending.is_some();
         let something = !self.ready.is_empty() && !self.suspended;

@@ -499,3 +499,17 @@ async fn whoever_waits_is_told_when_the_consumer_ends() {
     assert_eq!(answer.await.unwrap().unwrap_err().kind(), crate::ErrorKind::Closed);
     assert!(bench.take().is_none());
 }
+
+#[test]
+fn without_a_stream_the_session_is_woken_to_leave_and_not_for_what_it_cannot_send() {
+    let mut bench = Bench::new(GroupMode::Keyed, true, 1);
+    bench.records(&[(1, "a")]);
+    let (ticket, _) = bench.take().unwrap();
+    bench.board.cut();
+    bench.done(ticket);
+    assert!(!bench.board.wakes().session);
+    bench.board.drain(bench.now);
+    assert!(bench.board.wakes().session && !bench.board.wakes().session, "once");
+    bench.join(true, 1, Vec::new());
+    assert!(matches!(bench.said().as_slice(), [Said::Ack(_)]));
+}

@@ -1,0 +1,117 @@
+//! `consume -g`, `group` and `dlq`.
+
+use crate::support::Broker;
+
+fn orders(broker: &Broker) {
+    broker.run(&["topic", "create", "orders", "--partitions", "2"]).ended(0);
+    broker.run_with_input(&["produce", "orders", "-K", ":"], "a:1\nb:2\nc:3\na:4\n").ended(0);
+}
+
+fn sorted(text: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    lines
+}
+
+#[test]
+fn a_group_is_made_by_its_first_member_and_gets_every_record_once() {
+    let broker = Broker::dev();
+    orders(&broker);
+    let missing = broker.run(&["consume", "-g", "billing", "-n", "1"]).ended(3);
+    assert!(missing.err.contains("GROUP_NOT_FOUND") && missing.err.contains("sawlog group create"), "{}", missing.err);
+    for (group, mode) in [("billing", "keyed"), ("copier", "offset"), ("mailer", "unordered")] {
+        let ran = broker.run(&["consume", "orders", "-g", group, "--mode", mode, "-n", "4"]).ended(0);
+        assert_eq!(sorted(&ran.out), ["1", "2", "3", "4"], "{mode}");
+    }
+    broker.run_with_input(&["produce", "orders", "-K", ":"], "d:5\n").ended(0);
+    for group in ["billing", "copier", "mailer"] {
+        let ran = broker.run(&["consume", "-g", group, "-n", "1", "--output", "json"]).ended(0);
+        assert_eq!(ran.json()[0]["value"], "5", "what was printed before was acked");
+        let lag = broker.run(&["group", "lag", group, "--output", "json"]).ended(0).json();
+        assert!(lag.len() == 2 && lag.iter().all(|partition| partition["lag_records"] == 0), "{lag:?}");
+    }
+    let other = broker.run(&["consume", "orders", "-g", "billing", "--mode", "offset", "-n", "1"]).ended(1);
+    assert!(other.err.contains("GROUP_MISMATCH"), "{}", other.err);
+    broker.run(&["consume", "orders", "-g", "billing", "--from", "earliest"]).ended(2);
+    broker.run(&["consume"]).ended(2);
+}
+
+#[test]
+fn a_group_lives_from_create_to_delete() {
+    let broker = Broker::dev();
+    orders(&broker);
+    let create = ["group", "create", "billing", "--topic", "orders", "--max-attempts", "3", "--owner", "shop"];
+    let created = broker.run(&[&create[..], &["--output", "json"]].concat()).ended(0);
+    let group = &created.json()[0];
+    assert_eq!((&group["mode"], &group["retry"]["max_attempts"]), (&"keyed".into(), &3.into()));
+    assert!(broker.run(&create).ended(0).err.contains("existed already"));
+    let differs = broker.run(&["group", "create", "billing", "--topic", "orders", "--lease", "1m"]).ended(1);
+    assert!(differs.err.contains("GROUP_EXISTS") && differs.err.contains("sawlog group update"), "{}", differs.err);
+    broker.run(&["group", "create", "nothing"]).ended(2);
+    broker.run(&["group", "create", "nowhere", "--topic", "none"]).ended(3);
+
+    let updated = broker.run(&["group", "update", "billing", "--lease", "1m", "--output", "json"]).ended(0);
+    assert_eq!((&updated.json()[0]["lease_ms"], &updated.json()[0]["owner"]), (&60_000.into(), &"shop".into()));
+    broker.run(&["group", "update", "billing"]).ended(2);
+    assert!(broker.run(&["group", "list", "--topic", "orders"]).ended(0).out.contains("billing"));
+    assert!(broker.run(&["group", "show", "billing"]).ended(0).out.contains("no member"));
+
+    let paused = broker.run(&["group", "pause", "billing", "--note", "moving", "--output", "json"]).ended(0);
+    assert_eq!(paused.json()[0]["pauses"][0]["reason"], "operator");
+    assert!(broker.run(&["group", "resume", "billing"]).ended(0).out.contains("billing runs"));
+    broker.run(&["group", "breaker", "billing", "auto"]).ended(0);
+
+    broker.run(&["group", "delete", "billing"]).ended(2);
+    broker.run(&["group", "delete", "billing", "--yes"]).ended(0);
+    broker.run(&["group", "show", "billing"]).ended(3);
+}
+
+#[test]
+fn of_3_a_reset_is_tried_done_and_taken_back() {
+    let broker = Broker::dev();
+    orders(&broker);
+    broker.run(&["consume", "orders", "-g", "billing", "-n", "4"]).ended(0);
+    let lag = |broker: &Broker| -> i64 {
+        let lines = broker.run(&["group", "lag", "billing", "--output", "json"]).ended(0).json();
+        lines.iter().map(|line| line["lag_records"].as_i64().unwrap()).sum()
+    };
+    let tried = broker.run(&["group", "reset", "billing", "--to", "earliest", "--dry-run"]).ended(0);
+    assert!(tried.err.contains("nothing was changed") && lag(&broker) == 0, "{}", tried.err);
+    let asked = broker.run(&["group", "reset", "billing", "--to", "earliest"]).ended(2);
+    assert!(asked.err.contains("4 records again"), "{}", asked.err);
+    broker.run(&["group", "reset", "billing", "--to", "earliest", "--yes"]).ended(0);
+    assert_eq!(lag(&broker), 4);
+    broker.run(&["group", "reset", "billing", "--undo", "--yes"]).ended(0);
+    assert_eq!(lag(&broker), 0);
+    let nothing = broker.run(&["group", "reset", "billing", "--undo", "--yes"]).ended(1);
+    assert!(nothing.err.contains("NOTHING_TO_UNDO"), "{}", nothing.err);
+}
+
+#[test]
+fn rw_1_await_says_what_became_of_records_and_fails_while_one_is_pending() {
+    let broker = Broker::dev();
+    orders(&broker);
+    broker.run(&["consume", "orders", "-g", "billing", "-n", "4"]).ended(0);
+    let acked = broker.run(&["group", "await", "billing", "orders", "0:0", "1:0", "--output", "json"]).ended(0);
+    assert!(acked.json().iter().all(|record| record["state"] == "acked"), "{}", acked.out);
+    broker.run(&["group", "create", "idle", "--topic", "orders"]).ended(0);
+    let pending = broker.run(&["group", "await", "idle", "orders", "0:0", "--for", "10ms"]).ended(5);
+    assert!(pending.out.contains("pending"), "{}", pending.out);
+    broker.run(&["group", "await", "billing", "orders", "0:99"]).ended(1);
+}
+
+#[test]
+fn what_changes_dead_letters_names_them_and_asks() {
+    let broker = Broker::dev();
+    orders(&broker);
+    broker.run(&["group", "create", "billing", "--topic", "orders"]).ended(0);
+    assert!(broker.run(&["dlq", "list", "billing"]).ended(0).err.contains("no dead letter"));
+    broker.run(&["dlq", "discard", "billing", "--reason", "x"]).ended(2);
+    broker.run(&["dlq", "redrive", "billing"]).ended(2);
+    let none = broker.run(&["dlq", "discard", "billing", "--all", "--reason", "x", "--dry-run"]).ended(0);
+    assert!(none.out.contains("0 entries"), "{}", none.out);
+    broker.run(&["dlq", "skip-head", "billing", "--reason", "x", "--yes"]).ended(2);
+    assert!(broker.run(&["dlq", "jobs", "--output", "json"]).ended(0).out.is_empty());
+    broker.run(&["dlq", "jobs", "show", "none"]).ended(3);
+    broker.run(&["dlq", "export", "missing"]).ended(3);
+}
