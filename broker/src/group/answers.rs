@@ -77,7 +77,7 @@ impl Machine {
         answer.entries.push((key, status));
     }
 
-    /// The answer waits for one thing more: [`Machine::answered`] or [`Machine::answered_entry`] will come.
+    /// The answer waits for one thing more: [`Machine::answered`] will come.
     pub(super) fn hold_answer(&mut self, id: AnswerId) {
         if let Some(answer) = self.answers.open.get_mut(&id) {
             answer.waits += 1;

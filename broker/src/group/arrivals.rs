@@ -101,7 +101,7 @@ impl Machine {
         if intent.cleared {
             self.dead.cleared.remove(&intent.key);
         }
-        self.work(source);
+        self.touch(source);
         let waits = self.dead.pending.remove(&(source, number));
         self.tell_pending_key(waits, AckStatus::Ok, intent.key, fx);
         self.lane_changed(source, intent.lane, was, now, fx);

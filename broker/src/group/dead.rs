@@ -393,7 +393,7 @@ impl Machine {
     pub(super) fn settle_offset(&mut self, source: Source, offset: Offset, how: SettledAs, fx: &mut Effects) {
         let runs = vec![OffsetRange { from: offset, to: offset.saturating_add(1) }];
         self.commit(GroupRecord::Settled { source, how, runs }, fx);
-        self.work(source);
+        self.touch(source);
     }
 
     pub(super) fn tried_at(&self, source: Source, offset: Offset) -> Option<&Tried> {

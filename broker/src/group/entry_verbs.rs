@@ -29,8 +29,7 @@ pub(super) struct NackHow {
 }
 
 impl Machine {
-    /// Acks `targets.entries`; each is answered by [`Machine::tell_entry`], or later ([`Machine::hold_answer`],
-    /// [`Machine::answered_entry`]).
+    /// Acks `targets.entries`; each is answered by [`Machine::tell_entry`], or later ([`Machine::hold_answer`]).
     pub(super) fn ack_entries(
         &mut self,
         member: MemberId,

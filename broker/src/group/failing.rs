@@ -267,7 +267,7 @@ impl Machine {
             let failing = Failing { kind: FailureKind::LeaseExpired, error: Some(error), member, suspects: 0 };
             self.fail(source, index, failing, None, now, fx);
         }
-        self.work(source);
+        self.touch(source);
     }
 
     /// Everything leased to a member, of one partition or of all, comes back.

@@ -79,7 +79,7 @@ impl Machine {
         }
         self.drop_range(source, range, now);
         self.ranges.pass(source, range);
-        self.work(source);
+        self.touch(source);
     }
 
     /// A record whose lease has ended is gone from the log, or was settled meanwhile: it is not delivered again

@@ -114,7 +114,7 @@ impl Machine {
             Event::Join(join) => self.join(*join, now, fx),
             Event::StreamEnded { member, epoch } => self.stream_ended(member, epoch, now, fx),
             Event::Fetched(fetched) => self.fetched(*fetched, now, fx),
-            Event::HighWatermark { source, offset } => self.high_watermark(source, offset, now, fx),
+            Event::HighWatermark { source, offset } => self.high_watermark(source, offset),
             Event::Gap { source, range, reason } => self.gap(source, range, reason, now, fx),
             Event::Cut { source, at, epoch } => self.cut(source, at, epoch, now, fx),
             Event::Copied { source, number, copy } => self.copied(source, number, copy, now, fx),
@@ -161,6 +161,11 @@ impl Machine {
             self.touched.push(source);
         }
         Some(work)
+    }
+
+    /// A partition is looked at again before the event ends.
+    pub(super) fn touch(&mut self, source: Source) {
+        let _ = self.work(source);
     }
 
     /// Sends a frame to a member that has a stream; else it is lost, and the member asks again when it is back.

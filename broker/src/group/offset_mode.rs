@@ -322,7 +322,7 @@ impl Machine {
             return Err(Refusal::CommitBackwards { source_partition: source, current: floor, asked: next });
         }
         self.commit(GroupRecord::Committed { source, next, epoch: record_epoch, metadata }, fx);
-        self.work(source);
+        self.touch(source);
         if let Some(sent) = self.ranges.sources.get_mut(&source) {
             sent.first_started = false;
             if sent.next < next {

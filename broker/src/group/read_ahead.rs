@@ -160,8 +160,7 @@ impl Machine {
     }
 
     /// See [`super::event::Event::HighWatermark`].
-    pub(super) fn high_watermark(&mut self, source: Source, offset: Offset, now: Now, fx: &mut Effects) {
-        let _ = (now, fx);
+    pub(super) fn high_watermark(&mut self, source: Source, offset: Offset) {
         if let Some(work) = self.work(source) {
             work.reading.high_watermark = work.reading.high_watermark.max(offset);
             work.reading.knows_end = true;
@@ -351,6 +350,10 @@ impl Machine {
     fn leases_dropped(&mut self, dropped: &[Dropped]) {
         for one in dropped {
             self.lease_ended(one.holder, one.size_bytes, one.suspect);
+            if one.probe {
+                self.breaker.probe_lost(self.now.monotonic_ms);
+                self.arm_breaker(self.now);
+            }
         }
     }
 }

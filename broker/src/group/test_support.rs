@@ -18,6 +18,9 @@ use crate::model::{
 /// Wall time at the start.
 pub(super) const WALL: i64 = 1_700_000_000_000;
 
+/// Records that a member has, by what it was told: under which epoch, which attempt.
+type HeldBy = BTreeMap<(Source, Offset), (AssignmentEpoch, u32)>;
+
 /// A machine with its log, and what its members were told.
 pub(super) struct Rig {
     pub(super) machine: Machine,
@@ -41,7 +44,7 @@ pub(super) struct Rig {
     /// What each member owns, as it was told.
     pub(super) units: BTreeMap<MemberId, Vec<(Source, SlotRange, AssignmentEpoch)>>,
     /// What each member was delivered and has not settled, as it knows.
-    pub(super) held: BTreeMap<MemberId, BTreeMap<(Source, Offset), (AssignmentEpoch, u32)>>,
+    pub(super) held: BTreeMap<MemberId, HeldBy>,
     /// Ranges are answered as soon as they are asked for.
     pub(super) reading: bool,
     request: u64,

@@ -14,7 +14,7 @@ use sawlog_broker::coordinator::{
 use sawlog_broker::model::{
     AssignmentEpoch, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionId, Position, Source,
 };
-use sawlog_broker::partition::{CheckedBatch, PartitionLog as _, Permit};
+use sawlog_broker::partition::{CheckedBatch, Permit};
 use sawlog_broker::topics::TopicError;
 use sawlog_proto::batch::{BatchBuilder, BatchHeader, Codec};
 use tokio::runtime::Runtime;

@@ -191,7 +191,7 @@ fn dl_5_a_copy_of_the_largest_record_fits() {
     let mut world = World::new();
     world.create("orders", config(1)).expect("the disk is well");
     let made = world.make(BILLING, "billing", "orders").expect("the disk is well");
-    let largest = batch_of(1, &vec![3; (4 << 20) + (2 * 64 << 10)]);
+    let largest = batch_of(1, &vec![3; (4 << 20) + ((2 * 64) << 10)]);
     world.runtime.block_on(made.partitions()[0].append_dead_letters(largest.clone())).expect("it fits");
     world.kill_and_start();
     let topic = world.topic("orders.billing.dlq");

@@ -187,3 +187,15 @@ fn fc_5_in_mode_keyed_an_idle_member_gets_what_of_its_own_keys_another_has_not_b
     let moved = rig.offsets(2);
     assert!(moved.len() > 5 && !moved.contains(&0), "{moved:?}");
 }
+
+#[test]
+fn cb_2_after_a_reset_that_takes_the_probe_away_another_one_goes_out() {
+    let mut rig = opened();
+    back_all(&mut rig);
+    rig.pass_alive(5_000, &[1]);
+    assert_eq!(rig.offsets(1).len(), 1);
+    rig.held.clear();
+    rig.machine.restart_source(log(), crate::group::test_support::at(0));
+    rig.pass_alive(5_500, &[1]);
+    assert_eq!(rig.offsets(1).len(), 1, "the breaker does not wait for what is gone");
+}
