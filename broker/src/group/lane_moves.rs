@@ -106,6 +106,8 @@ pub(super) struct Dropped {
     pub(super) size_bytes: u32,
     /// It was a suspect.
     pub(super) suspect: bool,
+    /// It was the breaker's probe.
+    pub(super) probe: bool,
 }
 
 impl Work {
@@ -145,7 +147,7 @@ impl Work {
         let record = self.records[index];
         if record.holder != NONE {
             let (holder, size_bytes) = (record.holder, record.size_bytes);
-            dropped.push(Dropped { holder, size_bytes, suspect: record.suspects != 0 });
+            dropped.push(Dropped { holder, size_bytes, suspect: record.suspects != 0, probe: record.probe });
             self.end_lease(index);
             self.lanes[lane].leased -= 1;
         }
