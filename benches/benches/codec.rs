@@ -64,7 +64,7 @@ fn delivery(criterion: &mut Criterion) {
             timestamp_ms: 1_700_000_000_000,
             payload: BatchRecord {
                 key: Some(Bytes::copy_from_slice(&number.to_be_bytes())),
-                value: Some(value.clone().into()),
+                value: Some(value.clone()),
                 ..BatchRecord::default()
             },
         };

@@ -20,22 +20,7 @@ impl Machine {
     /// Does what an operator asks for.
     pub(super) fn admin(&mut self, admin: Admin, now: Now, fx: &mut Effects) -> Result<(), Refusal> {
         match admin {
-            Admin::Configure { config, notes } => {
-                let refused = |error: super::ConfigError| Refusal::Invalid {
-                    field: error.field,
-                    found: error.found,
-                    bounds: error.bounds,
-                };
-                config.check().map_err(refused)?;
-                if config.mode != self.state.config.mode {
-                    let (found, bounds) = (format!("{:?}", config.mode), format!("{:?}", self.state.config.mode));
-                    return Err(Refusal::Invalid { field: "mode", found, bounds });
-                }
-                self.commit(GroupRecord::Configured { config, notes }, fx);
-                self.config_changed(now);
-                self.end_dead_limit(now, fx);
-                Ok(())
-            }
+            Admin::Configure { config, notes } => self.configure(config, notes, now, fx),
             Admin::Reset { floors, clear, act } => self.reset(floors, clear, act, now, fx),
             Admin::UndoReset { act } => self.undo_reset(act, now, fx),
             Admin::Pause { topic, until_ms, act } => {
@@ -92,6 +77,29 @@ impl Machine {
                 Ok(())
             }
         }
+    }
+
+    fn configure(
+        &mut self,
+        config: Box<super::GroupConfig>,
+        notes: super::record::GroupNotes,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<(), Refusal> {
+        let refused = |error: super::ConfigError| Refusal::Invalid {
+            field: error.field,
+            found: error.found,
+            bounds: error.bounds,
+        };
+        config.check().map_err(refused)?;
+        if config.mode != self.state.config.mode {
+            let (found, bounds) = (format!("{:?}", config.mode), format!("{:?}", self.state.config.mode));
+            return Err(Refusal::Invalid { field: "mode", found, bounds });
+        }
+        self.commit(GroupRecord::Configured { config, notes }, fx);
+        self.config_changed(now);
+        self.end_dead_limit(now, fx);
+        Ok(())
     }
 
     fn known_topic(&self, topic: Option<TopicUuid>) -> Result<(), Refusal> {

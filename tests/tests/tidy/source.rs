@@ -37,7 +37,9 @@ impl Source {
     /// Whether the whole file is a test.
     pub(crate) fn is_test(&self) -> bool {
         let name = self.path.rsplit('/').next().unwrap_or_default();
+        // Support of tests is compiled for them alone, and so under their rules.
         name == "tests.rs"
+            || name.ends_with("_support.rs")
             || name.ends_with("_tests.rs")
             || self.path.contains("/tests/")
             || self.path.contains("/benches/")

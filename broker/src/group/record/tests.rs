@@ -2,8 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::codec::put;
 use super::*;
 use crate::group::{GroupConfig, Mode};
+use crate::model::GroupId;
 
 fn source() -> Source {
     Source { topic: TopicUuid([3; 16]), partition: PartitionId(2) }

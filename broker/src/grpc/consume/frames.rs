@@ -83,17 +83,7 @@ impl Stream {
                 let source_id = self.sources.id(unit.source);
                 Told::Revoke(v1::Revoke { source_id, slots: Some(slots(unit)), lost })
             }
-            Frame::Recall { source, runs, entries } => {
-                let group = self.session.group_id();
-                let entry = |key: &EntryKey| v1::EntryRef { dlq_id: ids::dlq_id(group, key), version: None };
-                let work = v1::Work {
-                    source_id: self.sources.id(source),
-                    assignment_epoch: 0,
-                    offsets: runs.into_iter().map(runs_to_wire).collect(),
-                    entries: entries.iter().map(entry).collect(),
-                };
-                Told::Recall(v1::Recall { work: vec![work] })
-            }
+            Frame::Recall { source, runs, entries } => self.recall(source, runs, &entries),
             answer @ (Frame::AckResults { .. }
             | Frame::CommitResult { .. }
             | Frame::DeadLetterResult { .. }
@@ -134,6 +124,18 @@ impl Stream {
             Frame::Deliver(_) | Frame::DeliverRange { .. } => return,
         };
         self.outbox.push(told);
+    }
+
+    fn recall(&mut self, source: Source, runs: Vec<OffsetRange>, entries: &[EntryKey]) -> Told {
+        let group = self.session.group_id();
+        let entry = |key: &EntryKey| v1::EntryRef { dlq_id: ids::dlq_id(group, key), version: None };
+        let work = v1::Work {
+            source_id: self.sources.id(source),
+            assignment_epoch: 0,
+            offsets: runs.into_iter().map(runs_to_wire).collect(),
+            entries: entries.iter().map(entry).collect(),
+        };
+        Told::Recall(v1::Recall { work: vec![work] })
     }
 
     /// The answer to a verb; `None` while parts of it are not answered.

@@ -3,14 +3,19 @@
 //! Invariants: a name leads to one live topic; a reserved name is no other topic's; topic numbers, producer ids and epochs are never given twice, across
 //! deletions too; a log start and the epoch never fall; what a topic owned goes with its number.
 
+mod stored;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use stored::topic_records;
+
+pub use stored::stored_topic;
+
 use super::record::{
     MetadataRecord, StoredBound, StoredDeadLetters, StoredReservation, StoredRevision, StoredTopic, parse_uuid,
-    uuid_text,
 };
-use crate::model::{GroupId, Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId, TopicName, TopicUuid};
+use crate::model::{GroupId, Offset, OffsetRange, PartitionEpoch, TopicId, TopicName, TopicUuid};
 use crate::partition::Truncation;
 use crate::topics::dead_letter::DeadLettersOf;
 use crate::topics::settings::TopicRevision;
@@ -408,55 +413,6 @@ impl MetadataState {
         let topic = self.topics.get_mut(&TopicId(topic)).ok_or_else(|| unknown_topic(TopicId(topic)))?;
         let found = topic.partitions.get_mut(partition as usize);
         found.ok_or_else(|| misfit(format_args!("topic {} has no partition {partition}", topic.name)))
-    }
-}
-
-fn topic_records(topic: &TopicMetadata) -> Vec<MetadataRecord> {
-    let number = topic.id.0;
-    let mut records = vec![MetadataRecord::TopicCreated(stored_topic(topic))];
-    let mut starts = Vec::new();
-    for (index, partition) in topic.partitions.iter().enumerate() {
-        let index = PartitionId(u32::try_from(index).expect("a topic has at most 1,024 partitions")).0;
-        if partition.log_start > Offset::ZERO {
-            starts.push(StoredBound { topic: number, partition: index, offset: partition.log_start.get() });
-        }
-        for range in &partition.quarantined {
-            let (from, to) = (range.from.get(), range.to.get());
-            records.push(MetadataRecord::Quarantined { topic: number, partition: index, from, to });
-        }
-        if let Some(cut) = partition.last_truncation {
-            records.push(MetadataRecord::Truncated {
-                topic: number,
-                partition: index,
-                offset: cut.offset.get(),
-                epoch: cut.epoch.get(),
-                bytes: cut.bytes,
-                time_ms: cut.time_ms,
-            });
-        }
-    }
-    if !starts.is_empty() {
-        records.push(MetadataRecord::LogStarts { starts });
-    }
-    records
-}
-
-/// The stored form of a topic.
-pub fn stored_topic(topic: &TopicMetadata) -> StoredTopic {
-    StoredTopic {
-        topic: topic.id.0,
-        uuid: uuid_text(topic.uuid),
-        name: topic.name.as_str().to_owned(),
-        hash_version: topic.hash_version,
-        slot_hash_version: topic.slot_hash_version,
-        created_ms: topic.created_ms,
-        revision: StoredRevision::of(&topic.revision),
-        dead_letters: topic.dead_letters.as_deref().map(|of| StoredDeadLetters {
-            source: uuid_text(of.source),
-            source_name: of.source_name.as_str().to_owned(),
-            group: of.group.0,
-            group_name: of.group_name.clone(),
-        }),
     }
 }
 

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::model::AckLevel;
 use crate::topics::metadata::record;
+use crate::topics::metadata::record::uuid_text;
 use crate::topics::settings::{TopicConfig, TopicNotes, Validation};
 
 fn config(partitions: u32) -> TopicConfig {
