@@ -12,7 +12,7 @@ use super::lanes::Claim;
 use super::leases::Lease;
 use super::machine::Machine;
 use super::members::Loss;
-use super::record::GroupRecord;
+use super::record::{GroupRecord, OwnedRun};
 use super::slab::NONE;
 use crate::limits;
 use crate::model::{MemberEpoch, MemberId, Offset, OffsetRange, Source};
@@ -81,6 +81,9 @@ impl Machine {
         one.grant(join.credit);
         let handle = one.handle;
         self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + timeout_ms);
+        if !was_there {
+            self.find_units(member, now);
+        }
         let (mut lost, mut lost_entries) = (Vec::new(), Vec::new());
         for work in &join.in_work {
             lost.extend(work.runs.iter().map(|run| (work.source, *run, self.status_of_run(work.source, *run))));
@@ -95,6 +98,14 @@ impl Machine {
         self.wake_units(handle);
         self.after_awaited(now, fx);
         self.rebalance(now, fx);
+    }
+
+    /// A new member may own units: the journal ended between its leaving and the assignment that followed.
+    fn find_units(&mut self, member: MemberId, now: Now) {
+        let owns = |runs: &Vec<OwnedRun>| runs.iter().any(|run| run.member == member);
+        let sources: Vec<Source> =
+            self.state.owners.iter().filter(|(_, runs)| owns(runs)).map(|(source, _)| *source).collect();
+        sources.into_iter().for_each(|source| self.rebuild_owners(source, now));
     }
 
     /// What a new session is told of a run that an older one had in work.
