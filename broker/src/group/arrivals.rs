@@ -32,6 +32,10 @@ impl Machine {
         for reason in [PauseReason::DlqFull, PauseReason::DiskLow] {
             self.end_pause(None, reason, now, fx);
         }
+        // Nothing is held yet; if it is too much again, the partition pauses again.
+        for source in &sources {
+            self.end_pause(Some(*source), PauseReason::HeldLimit, now, fx);
+        }
         for source in sources {
             let numbers: Vec<u64> = self.state.partitions[&source].intents.keys().copied().collect();
             for number in numbers {
