@@ -9,6 +9,7 @@ mod corpus;
 mod data_dir;
 mod dead_letter_topics;
 mod group_journals;
+mod group_sim;
 mod holds;
 mod log_crash;
 mod log_faults;
