@@ -92,7 +92,7 @@ fn rw_1_await_says_what_became_of_records_and_fails_while_one_is_pending() {
     let broker = Broker::dev();
     orders(&broker);
     broker.run(&["consume", "orders", "-g", "billing", "-n", "4"]).ended(0);
-    let acked = broker.run(&["group", "await", "billing", "orders", "0:0", "1:0", "--output", "json"]).ended(0);
+    let acked = broker.run(&["group", "await", "billing", "orders", "0:0", "0:1", "--output", "json"]).ended(0);
     assert!(acked.json().iter().all(|record| record["state"] == "acked"), "{}", acked.out);
     broker.run(&["group", "create", "idle", "--topic", "orders"]).ended(0);
     let pending = broker.run(&["group", "await", "idle", "orders", "0:0", "--for", "10ms"]).ended(5);

@@ -45,8 +45,8 @@ pub(super) struct Selector {
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Which")]
     with_header: Vec<String>,
     /// Entries here for this reason, such as attempts or consumer_crash.
-    #[arg(long = "because", value_parser = reason, value_name = "REASON", help_heading = "Which")]
-    reason: Option<DeadReason>,
+    #[arg(long, value_parser = reason, value_name = "REASON", help_heading = "Which")]
+    because: Option<DeadReason>,
 }
 
 fn named<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, String> {
@@ -94,7 +94,7 @@ impl Selector {
             dead_from_ms: self.since,
             dead_before_ms: self.before,
             headers: self.with_header.iter().map(header).collect(),
-            reason: self.reason,
+            reason: self.because,
         })
     }
 
@@ -109,6 +109,8 @@ impl Selector {
                 ));
             }
             selector.states = vec![EntryState::Open];
+            // The broker wants a condition beside the state, so that nothing is changed by a request that says nothing.
+            selector.dead_from_ms = Some(0);
         }
         Ok(selector)
     }
