@@ -104,8 +104,8 @@ impl Judge {
             let entry = one.more.as_ref().and_then(|more| more.entry.as_ref());
             let item = entry.map_or(Item::Record(one.offset.get()), |entry| Item::Entry(entry.key));
             let facts = match entry {
-                None => self.from_source(all.source, one, scene)?,
-                Some(entry) => self.from_entry(all.source, entry, scene)?,
+                None => self.check_delivery(all.source, one, scene)?,
+                Some(entry) => self.check_entry_delivery(all.source, entry, scene)?,
             };
             let (lane, slot, uid) = facts;
             self.owned(member, all, slot, item, lane, scene)?;
@@ -126,7 +126,7 @@ impl Judge {
         Ok(())
     }
 
-    fn from_source(
+    fn check_delivery(
         &self,
         source: Source,
         one: &Delivery,
@@ -166,7 +166,7 @@ impl Judge {
         Ok((lane, slot, uid))
     }
 
-    fn from_entry(
+    fn check_entry_delivery(
         &self,
         source: Source,
         one: &EntryDelivery,
