@@ -63,14 +63,12 @@ impl OpenFrame {
     ) -> Result<Self, Error> {
         let from = unsigned(wire.from_offset).max(received);
         let reached = unsigned(wire.reached_offset);
-        let (mut records, mut bytes) = (0, 0);
+        // The broker counts offsets, those that are missing or left out too.
+        let records = reached.saturating_sub(unsigned(wire.from_offset));
+        let mut bytes = 0;
         let mut left = VecDeque::with_capacity(wire.batches.len());
         for stored in wire.batches {
             bytes += stored.batch.len() as u64;
-            let counted = stored.info.unwrap_or_default();
-            let base = unsigned(counted.base_offset);
-            let end = base + u64::from(counted.record_count);
-            records += end.min(reached).saturating_sub(base.max(unsigned(wire.from_offset)));
             let batch = checked_batch(shared.partition, stored, from, reached)?;
             left.extend(batch);
         }
@@ -160,10 +158,12 @@ impl OpenFrame {
         }
     }
 
-    /// One of its records was handed out, with so many bytes.
-    pub(super) fn handed_out(&mut self, bytes: u64) {
+    /// One of its records was handed out; returns the bytes of the credit that go with it, an even share.
+    pub(super) fn handed_out(&mut self) -> u64 {
+        let share = self.bytes / self.records.max(1);
         self.records = self.records.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes -= share;
+        share
     }
 
     /// All of it, for readers in a hurry.

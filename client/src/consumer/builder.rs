@@ -153,7 +153,7 @@ impl ConsumerBuilder {
         let rules = Rules { mode, auto: false, tries: settings.tries, credit };
         let shared = Arc::new(Shared::new(Board::new(rules)));
         let (opened, open) = oneshot::channel();
-        let session = Session::new(client, settings, mode, credit, Arc::clone(&shared), opened);
+        let session = Session::new(client, settings, mode, Arc::clone(&shared), opened);
         // From here on a consumer that is dropped, as when this future is, leaves.
         let handle = Handle { shared };
         tokio::spawn(session.run());

@@ -96,13 +96,21 @@ pub(super) struct Progress {
     pub(super) committing: bool,
     /// Where the last commit that was sent went.
     pub(super) committed: u64,
+    /// Where the last commit went that was answered; until there is one, where this member began.
+    pub(super) confirmed: u64,
     /// Keys of which a record went to the dead letters, as far as this member knows (rule AK-8).
     pub(super) dead_keys: HashSet<Bytes>,
 }
 
 impl Progress {
     pub(super) fn starting_at(offset: u64) -> Self {
-        Self { window: Window::starting_at(offset), received: offset, committed: offset, ..Self::default() }
+        Self {
+            window: Window::starting_at(offset),
+            received: offset,
+            committed: offset,
+            confirmed: offset,
+            ..Self::default()
+        }
     }
 
     /// Adds a commit; one that waits and lies before it is joined with it.

@@ -74,7 +74,6 @@ pub(super) struct Session {
     client: Client,
     settings: Settings,
     mode: GroupMode,
-    credit: (u64, u64),
     member_id: String,
     shared: Arc<Shared>,
     member_epoch: Option<u64>,
@@ -89,7 +88,6 @@ impl Session {
         client: Client,
         settings: Settings,
         mode: GroupMode,
-        credit: (u64, u64),
         shared: Arc<Shared>,
         opened: oneshot::Sender<Result<(), Error>>,
     ) -> Self {
@@ -98,7 +96,6 @@ impl Session {
             client,
             settings,
             mode,
-            credit,
             member_id,
             shared,
             member_epoch: None,
@@ -344,7 +341,7 @@ impl Session {
             GroupMode::Offset => v1::ReadForm::Batches,
             GroupMode::Keyed | GroupMode::Unordered => v1::ReadForm::Records,
         };
-        let (records, bytes) = self.credit;
+        let (records, bytes) = self.shared.with(|board| board.credit());
         v1::Join {
             group: settings.group.clone(),
             member_id: self.member_id.clone(),

@@ -404,3 +404,42 @@ async fn gm_2_a_join_that_expects_otherwise_is_refused() {
     assert_eq!(other.reason(), Some(ErrorReason::GroupMismatch));
     broker.shutdown().await;
 }
+
+#[tokio::test]
+async fn g2_in_mode_offset_nothing_is_left_out_when_the_broker_is_killed_under_work() {
+    let mut broker = TestBroker::start().await;
+    let client = broker.client();
+    topic(&client, "orders", 2, 20, 2000).await;
+    let builder = client.consumer("g").create_if_missing(config("orders", GroupMode::Offset)).credit(100, 1 << 20);
+    let consumer = builder.open().await.unwrap();
+    let handle = consumer.handle();
+    let (handled, mut seen) = mpsc::unbounded_channel();
+    let running = tokio::spawn(consumer.run(move |record| {
+        let handled = handled.clone();
+        async move {
+            handled.send(number(&record)).unwrap();
+            tokio::task::yield_now().await;
+            Ok(())
+        }
+    }));
+    let mut numbers = BTreeSet::new();
+    for round in 1..=3 {
+        while numbers.len() < round * 400 {
+            numbers.insert(in_time(seen.recv()).await.unwrap());
+        }
+        in_time(broker.kill()).await;
+        in_time(broker.restart()).await;
+    }
+    while numbers.len() < 2000 {
+        numbers.insert(in_time(seen.recv()).await.unwrap());
+    }
+    in_time(async {
+        while lag(&client, "g").await > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    handle.shutdown(PATIENCE).await;
+    running.await.unwrap().unwrap();
+    broker.shutdown().await;
+}

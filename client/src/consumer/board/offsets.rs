@@ -17,9 +17,12 @@ use super::{Board, Queued, Verdict, delay, tell};
 use crate::dead_letter::EntryKind;
 use crate::error::{Error, ErrorReason};
 use crate::groups::GroupMode;
+use crate::types::signed;
 
 /// Delay before a dead letter that was refused for now is sent again.
 const LETTER_AGAIN: Duration = Duration::from_secs(1);
+/// Offsets of a run of what came that is still told to the broker.
+const LONGEST_RUN: u32 = 50_000;
 /// Delay before a record that cannot become a dead letter is tried again.
 const NO_LETTER: Duration = Duration::from_secs(5);
 
@@ -45,10 +48,10 @@ impl Board {
             return None;
         }
         state.progress.window.open(record.offset, record.epoch);
-        let bytes = record.size_bytes() as u64;
-        if let Some(Queued::Frame(frame)) = self.ready.front_mut() {
-            frame.handed_out(bytes);
-        }
+        let bytes = match self.ready.front_mut() {
+            Some(Queued::Frame(frame)) => frame.handed_out(),
+            _ => 0,
+        };
         let lane = record.key.clone().filter(|_| self.rules.auto).map(|key| (source, key));
         let letter = (mark == Some(Mark::Blocked)).then_some(Letter { kind: EntryKind::Parked, error: None });
         let ticket = self.slots.insert(Slot {
@@ -299,7 +302,11 @@ impl Board {
     pub(super) fn committed(&mut self, result: &v1::CommitResult) {
         let Some(sent) = self.take_sent(result.sequence) else { return };
         let Verb::Commit { source, commit } = sent.verb else { return };
-        self.sources[source as usize].progress.committing = false;
+        let progress = &mut self.sources[source as usize].progress;
+        progress.committing = false;
+        if result.failure.is_none() {
+            progress.confirmed = commit.position.next;
+        }
         let outcome = result.failure.as_ref().map_or(Ok(()), |failure| Err(Error::from_failure(failure)));
         if let Err(error) = &outcome {
             tracing::debug!(error = %error, "a commit was refused");
@@ -324,6 +331,35 @@ impl Board {
         self.slots
             .iter()
             .any(|(_, slot)| slot.source == source && !slot.leased && slot.letter.is_some() && slot.offset < next)
+    }
+
+    /// Mode offset: what came of a partition from its committed offset on, which need not be sent again. Too long a run
+    /// is not told: what came is told apart by its offsets anyway.
+    pub(super) fn received_run(&self, source: u32) -> Option<(u64, Vec<v1::OffsetRun>)> {
+        let state = &self.sources[source as usize];
+        let (from, to) = (state.progress.confirmed, state.progress.received);
+        let count = to.checked_sub(from).and_then(|count| u32::try_from(count).ok());
+        let count = count.filter(|count| (1..=LONGEST_RUN).contains(count));
+        let run = count.map(|count| v1::OffsetRun { from: signed(from), count });
+        Some((state.epoch?, run.into_iter().collect()))
+    }
+
+    /// The credit of a stream that begins: what is held of the log was taken from an older one's.
+    pub(in super::super) fn credit(&mut self) -> (u64, u64) {
+        let (mut records, mut bytes) = self.rules.credit;
+        if self.rules.mode == GroupMode::Offset {
+            let frames = self.ready.iter().filter_map(|queued| match queued {
+                Queued::Frame(frame) => Some((frame.records, frame.bytes)),
+                Queued::Record(_) | Queued::Event(_) => None,
+            });
+            let slots = self.slots.iter().filter(|(_, slot)| !slot.leased).map(|(_, slot)| (1, slot.bytes));
+            for (held_records, held_bytes) in frames.chain(slots) {
+                records = records.saturating_sub(held_records);
+                bytes = bytes.saturating_sub(held_bytes);
+            }
+            self.outbox.forget_grants();
+        }
+        (records, bytes)
     }
 
     /// The source of a number.

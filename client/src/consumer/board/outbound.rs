@@ -55,6 +55,11 @@ impl Outbox {
         self.other |= self.granted.0 >= self.grant_at.0 || self.granted.1 >= self.grant_at.1;
     }
 
+    /// A new stream begins with a credit of its own.
+    pub(super) fn forget_grants(&mut self) {
+        self.granted = (0, 0);
+    }
+
     /// Whether the session should look, with so many frames of acknowledgements out.
     pub(super) fn wants(&self, ack_frames: usize) -> bool {
         self.other
@@ -303,6 +308,25 @@ impl Board {
                 v1::InWork { topic_id, partition, assignment_epoch, offsets: runs, dlq_ids }
             })
             .collect();
+        if self.rules.mode == GroupMode::Offset {
+            // Every partition is named, or the broker would go on behind what was lost with the stream.
+            for number in 0..u32::try_from(self.sources.len()).unwrap_or(u32::MAX) {
+                let Some((assignment_epoch, offsets)) = self.received_run(number) else { continue };
+                let source = self.shared(number);
+                let (topic_id, partition) = (source.topic_id.as_str().to_owned(), source.partition);
+                let known = in_work.iter_mut().find(|work| {
+                    work.topic_id == topic_id
+                        && work.partition == partition
+                        && work.assignment_epoch == assignment_epoch
+                });
+                match known {
+                    Some(work) => work.offsets = offsets,
+                    None => {
+                        in_work.push(v1::InWork { topic_id, partition, assignment_epoch, offsets, dlq_ids: Vec::new() })
+                    }
+                }
+            }
+        }
         in_work.sort_by(|one, other| (&one.topic_id, one.partition).cmp(&(&other.topic_id, other.partition)));
         in_work
     }

@@ -476,6 +476,10 @@ fn gm_8_in_mode_offset_what_came_before_the_cut_is_not_handled_twice() {
     let mut bench = Bench::new(GroupMode::Offset, true, 1);
     bench.batch(0, 3, Vec::new());
     bench.board.cut();
+    let in_work = bench.board.in_work();
+    let runs: Vec<_> = in_work[0].offsets.iter().map(|run| (run.from, run.count)).collect();
+    assert_eq!((in_work[0].assignment_epoch, runs), (7, vec![(0, 3)]), "so that the broker goes on behind it");
+    assert_eq!(bench.board.credit().0, 5, "what is held is part of the credit");
     bench.join(true, 1, Vec::new());
     bench.assign(7, 0);
     bench.batch(0, 6, Vec::new());
@@ -512,4 +516,11 @@ fn without_a_stream_the_session_is_woken_to_leave_and_not_for_what_it_cannot_sen
     assert!(bench.board.wakes().session && !bench.board.wakes().session, "once");
     bench.join(true, 1, Vec::new());
     assert!(matches!(bench.said().as_slice(), [Said::Ack(_)]));
+}
+
+#[test]
+fn gm_8_in_mode_offset_each_partition_is_named_though_nothing_of_it_came() {
+    let bench = Bench::new(GroupMode::Offset, true, 1);
+    let in_work = bench.board.in_work();
+    assert!(matches!(in_work.as_slice(), [work] if work.partition == 3 && work.offsets.is_empty()), "{in_work:?}");
 }
