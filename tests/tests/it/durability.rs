@@ -30,17 +30,19 @@ async fn d1_d3_d4_d5_kill_9_under_load_loses_doubles_and_reorders_nothing() {
     client.admin().create_topic(NewTopic::new("orders").config(config)).await.unwrap();
 
     let total = u64::from(load.producers) * load.records;
-    let running = load.start(&broker.url());
+    let share = total / KILLS;
+    let running = load.start_with(&broker.url(), share);
     let (mut random, mut reads, mut in_flight) = (Random(seed), Vec::new(), 0);
     for kill in 0..KILLS {
-        // Somewhere in the middle of its share of the load.
-        let share = total * 9 / 10 / KILLS;
+        // Somewhere in the middle of its share of the load; the next share waits for its turn.
+        running.allow((kill + 1) * share);
         let unanswered = running.answered(kill * share + share / 4 + random.below(share / 2)).await;
         broker.kill().await;
         in_flight += u64::from(unanswered > 0);
         broker.restart().await;
         reads.push(read_all(&client, "orders").await);
     }
+    running.allow(u64::MAX);
     let sent = running.finish().await;
     reads.push(read_all(&client, "orders").await);
     let kept = client.admin().describe_partitions("orders", &[]).await.unwrap();

@@ -77,12 +77,19 @@ pub(crate) struct Running {
 struct Counts {
     buffered: u64,
     answered: u64,
+    /// Records that may be handed over.
+    allowed: u64,
 }
 
 impl Load {
     /// Starts the producers; they go on by themselves whatever becomes of the broker.
     pub(crate) fn start(&self, url: &str) -> Running {
-        let counts = Arc::new(watch::Sender::new(Counts::default()));
+        self.start_with(url, u64::MAX)
+    }
+
+    /// The same, but only about so many records of all are handed over until [`Running::allow`] lets more pass.
+    pub(crate) fn start_with(&self, url: &str, allowed: u64) -> Running {
+        let counts = Arc::new(watch::Sender::new(Counts { allowed, ..Counts::default() }));
         let producers = (0..self.producers)
             .map(|producer| {
                 let client = Client::builder(url).connect_lazy().expect("a URL");
@@ -96,12 +103,17 @@ impl Load {
 impl Running {
     /// Waits until so many records are answered and at least one is sent and not answered; returns how many are not.
     ///
-    /// The load must not be over by then.
+    /// More than that must be allowed.
     pub(crate) async fn answered(&self, count: u64) -> u64 {
         let mut counts = self.counts.subscribe();
         let in_the_middle = |counts: &Counts| counts.answered >= count && counts.buffered > counts.answered;
         let counts = *counts.wait_for(in_the_middle).await.expect("the load runs");
         counts.buffered - counts.answered
+    }
+
+    /// Lets about so many records of all pass.
+    pub(crate) fn allow(&self, allowed: u64) {
+        self.counts.send_modify(|counts| counts.allowed = allowed);
     }
 
     /// Waits until every record is answered.
@@ -142,6 +154,9 @@ async fn produce(load: Load, client: Client, number_of_producer: u32, counts: Ar
         let record = record(id, load.value_bytes);
         let partition = partition_of(record.key.as_deref().expect("it has a key"), load.partitions);
         let digest = digest(record.key.as_deref(), record.value.as_deref());
+        let mut turn = counts.subscribe();
+        let own = number * u64::from(load.producers);
+        turn.wait_for(|counts| own < counts.allowed).await.expect("the counts live as long as the load");
         let receipt = producer.send(record).await.expect("a sound record is taken");
         counts.send_modify(|counts| counts.buffered += 1);
         let batch = batches.entry(partition).or_default();
