@@ -12,14 +12,15 @@ use super::positions::places;
 use super::views::{Caller, DeletedGroup, GroupView, NewGroup, UpdateGroup};
 use super::{Coordinator, GroupError};
 use crate::dead_letter::handle::{GroupHandle, Written};
-use crate::group::entry::{EntryState, EntryTable};
+use crate::dead_letter::headers::reason_names;
+use crate::group::entry::EntryTable;
 use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
 use crate::group::record::{GroupNotes, GroupRecord};
 use crate::group::state::GroupState;
 use crate::group::{GroupConfig, GroupTopic};
 use crate::limits;
-use crate::model::{GroupId, Source, TopicUuid};
+use crate::model::{GroupId, TopicUuid};
 use crate::topics::{Topic, TopicError};
 
 impl Coordinator {
@@ -130,7 +131,7 @@ impl Coordinator {
             .filter(|topic| !wanted.iter().any(|wanted| wanted.topic == *topic))
             .collect();
         if !update.force {
-            self.check_losses(&group, |source| gone.contains(&source.topic))?;
+            self.check_losses(&group, Some(&gone)).await?;
         }
         let notes = update.notes.unwrap_or(notes);
         self.admin(&group, Admin::Configure { config: Box::new(new), notes }).await?;
@@ -138,6 +139,10 @@ impl Coordinator {
             let (added, starts) = (Vec::new(), Vec::new());
             let driven = group.drive_event(Event::Topics { added, starts, removed: gone.clone() });
             self.shared.settle(driven.written).await?;
+            if let Some(letters) = self.shared.dead_letters.get() {
+                let topics = known.into_iter().filter(|topic| gone.contains(&topic.topic)).collect();
+                letters.forget(group.id(), topics).await;
+            }
             self.topics.drop_dead_letters(group.id(), Some(gone)).await?;
         }
         self.adjust_topics(&group).await?;
@@ -147,15 +152,17 @@ impl Coordinator {
         Ok(view_of(&group))
     }
 
-    /// Refuses what would lose open entries or running jobs (rules OF-8, RE-10).
-    fn check_losses(&self, group: &Arc<Group>, of: impl Fn(&Source) -> bool) -> Result<(), GroupError> {
-        let (open, job) = losses(group, of);
-        if open > 0 {
-            return Err(GroupError::OpenEntries { what: group.name().to_string(), open });
-        }
-        match job {
-            Some(job) => Err(GroupError::JobConflict { job }),
-            None => Ok(()),
+    /// Refuses what would lose open entries or jobs (rule OF-8): of these topics, or of all. Says what would be lost.
+    async fn check_losses(&self, group: &Arc<Group>, topics: Option<&[TopicUuid]>) -> Result<(), GroupError> {
+        let job = match self.shared.dead_letters.get() {
+            Some(letters) => letters.job_of(group.id(), topics.map(<[_]>::to_vec)).await,
+            None => None,
+        };
+        let open = open_entries(group, topics);
+        match (job, open) {
+            (Some(job), open) => Err(GroupError::JobConflict { what: group.name().to_string(), job, open }),
+            (None, 0) => Ok(()),
+            (None, open) => Err(GroupError::OpenEntries { what: group.name().to_string(), open }),
         }
     }
 
@@ -172,9 +179,9 @@ impl Coordinator {
             return Err(GroupError::NotFound { group: name.to_owned() });
         }
         if !force {
-            self.check_losses(&group, |_| true)?;
+            self.check_losses(&group, None).await?;
         }
-        let (entries_lost, _) = losses(&group, |_| true);
+        let entries_lost = open_entries(&group, None);
         let as_handle: Arc<dyn GroupHandle> = Arc::clone(&group) as _;
         let jobs_ended = self.shared.dead_letters.get().map_or(0, |letters| letters.running_jobs(&as_handle));
         let topics: Vec<GroupTopic> = group.look(|machine| machine.state().topics.values().cloned().collect());
@@ -186,6 +193,7 @@ impl Coordinator {
         }
         self.topics.drop_dead_letters(group.id(), None).await?;
         self.shared.metrics.forget_group(name);
+        self.shared.metrics.dead_letters.forget(name, reason_names());
         tracing::info!(group = name, id = group.id().0, actor = caller.actor, "group deleted");
         Ok(DeletedGroup { id: group.id(), entries_lost, jobs_ended })
     }
@@ -222,14 +230,10 @@ fn differences<T: serde::Serialize>(one: &T, other: &T) -> Vec<String> {
     one.into_iter().filter(|(name, value)| other.get(name) != Some(value)).map(|(name, _)| name).collect()
 }
 
-/// Open entries of some partitions, and a job that has one.
-fn losses(group: &Group, of: impl Fn(&Source) -> bool) -> (u64, Option<u64>) {
-    group.look(|machine| {
-        let (mut open, mut job) = (0, None);
-        for (_, entry) in machine.entries().iter().filter(|(key, _)| of(&key.source)) {
-            open += u64::from(matches!(entry.state, EntryState::Open | EntryState::Spilled));
-            job = job.or(entry.job);
-        }
-        (open, job)
+/// Entries of some topics, or of all, that are not closed.
+fn open_entries(group: &Group, topics: Option<&[TopicUuid]>) -> u64 {
+    group.look(|machine| match topics {
+        None => machine.entries().open_len() as u64,
+        Some(topics) => topics.iter().map(|topic| machine.entries().not_closed_of(*topic)).sum(),
     })
 }

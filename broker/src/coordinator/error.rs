@@ -1,5 +1,6 @@
 //! Why a call about groups failed.
 
+use crate::dead_letter::views::JobId;
 use crate::group::effect::Refusal;
 use crate::group::record::GapReason;
 use crate::group::{ConfigError, Mode};
@@ -110,25 +111,15 @@ pub enum GroupError {
         /// How many.
         open: u64,
     },
-    /// Running jobs would be lost, or have it.
-    #[error("job {job} has it")]
+    /// A job has not ended, and would end with it.
+    #[error("job {job} of {what:?} has not ended; deleting it ends the job and loses {open} open dead letters")]
     JobConflict {
+        /// The group.
+        what: String,
         /// The job.
-        job: u64,
-    },
-    /// No such job.
-    #[error("job {job} does not exist")]
-    JobNotFound {
-        /// The job.
-        job: u64,
-    },
-    /// The job has ended.
-    #[error("job {job} is {state}")]
-    JobClosed {
-        /// The job.
-        job: u64,
-        /// Its state.
-        state: &'static str,
+        job: JobId,
+        /// Open dead letters that would be lost.
+        open: u64,
     },
     /// A count is at its limit.
     #[error("{limit} is at its limit of {max}")]

@@ -7,11 +7,11 @@ use std::time::Duration;
 use super::group::Group;
 use super::{Coordinator, GroupError};
 use crate::dead_letter::handle::GroupHandle;
-use crate::group::entry::EntryState;
 use crate::group::event::Event;
 use crate::group::record::Start;
 use crate::group::{GroupConfig, GroupTopic};
 use crate::model::{Offset, PartitionId, Source, TopicName, TopicUuid};
+use crate::partition::BoxFuture;
 use crate::topics::{DeletionGuard, Reservation, Topic, TopicError};
 
 /// Time between two looks for topics that came, went, or groups that nobody uses.
@@ -130,8 +130,13 @@ impl Coordinator {
 pub(super) struct Guard(pub(super) Weak<Coordinator>);
 
 impl DeletionGuard for Guard {
-    fn may_delete(&self, topic: &Topic) -> Result<(), TopicError> {
-        self.0.upgrade().map_or(Ok(()), |coordinator| coordinator.may_delete(topic))
+    fn may_delete(&self, topic: Arc<Topic>) -> BoxFuture<'_, Result<(), TopicError>> {
+        Box::pin(async move {
+            match self.0.upgrade() {
+                Some(coordinator) => coordinator.may_delete(&topic).await,
+                None => Ok(()),
+            }
+        })
     }
 
     fn deleted(&self, topic: &Topic) {
@@ -148,35 +153,48 @@ impl DeletionGuard for Guard {
 }
 
 impl Coordinator {
-    fn may_delete(&self, topic: &Topic) -> Result<(), TopicError> {
-        let (mut open, mut job) = (0, None);
-        for group in self.all_groups() {
-            if GroupHandle::topic(&*group, topic.uuid).is_none() {
-                continue;
-            }
-            group.look(|machine| {
-                let entries = machine.entries().iter().filter(|(key, _)| key.source.topic == topic.uuid);
-                for (_, entry) in entries {
-                    open += u64::from(matches!(entry.state, EntryState::Open | EntryState::Spilled));
-                    job = job.or(entry.job);
-                }
-            });
-        }
+    /// Whether no open entry and no job would be lost with a topic (rule RE-10); from counters, whatever their number.
+    async fn may_delete(&self, topic: &Topic) -> Result<(), TopicError> {
         let name = topic.name.to_string();
-        match (open, job) {
-            (0, None) => Ok(()),
-            (_, Some(job)) => Err(TopicError::JobConflict { name, job: job.to_string() }),
-            (open, None) => Err(TopicError::OpenEntries { name, open }),
+        if let Err(error) = self.shared.check() {
+            // What was never copied is no dead letter of anybody.
+            return match self.topics.has_dead_letters(topic.uuid) {
+                false => Ok(()),
+                true => {
+                    let recovering = matches!(error, GroupError::Recovering);
+                    Err(TopicError::GroupsUnknown { name, cause: error.to_string(), recovering })
+                }
+            };
+        }
+        let job = match self.shared.dead_letters.get() {
+            Some(letters) => letters.job_on(topic.uuid).await,
+            None => None,
+        };
+        let groups = self.all_groups();
+        let open = groups.iter().map(|group| group.look(|machine| machine.entries().not_closed_of(topic.uuid))).sum();
+        match (job, open) {
+            (Some(job), open) => Err(TopicError::JobConflict { name, job: job.to_string(), open }),
+            (None, 0) => Ok(()),
+            (None, open) => Err(TopicError::OpenEntries { name, open }),
         }
     }
 
-    fn topic_deleted(&self, topic: &Topic) {
+    fn topic_deleted(self: &Arc<Self>, topic: &Topic) {
         let removed = vec![topic.uuid];
         for group in self.all_groups() {
-            if GroupHandle::topic(&*group, topic.uuid).is_some() {
-                let (added, starts) = (Vec::new(), Vec::new());
-                group.drive_event(Event::Topics { added, starts, removed: removed.clone() });
-            }
+            let Some(gone) = GroupHandle::topic(&*group, topic.uuid) else { continue };
+            let (added, starts) = (Vec::new(), Vec::new());
+            group.drive_event(Event::Topics { added, starts, removed: removed.clone() });
+            // Jobs lose what is of it: not here, where nothing may wait for a change of topics.
+            let own = Arc::clone(self);
+            self.shared.tasks.spawn_on(
+                async move {
+                    if let Some(letters) = own.shared.dead_letters.get() {
+                        letters.forget(group.id(), vec![gone]).await;
+                    }
+                },
+                &self.shared.runtime,
+            );
         }
         self.shared.trims.lock().retain(|source, _| source.topic != topic.uuid);
     }

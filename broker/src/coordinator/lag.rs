@@ -6,7 +6,6 @@ use super::group::Group;
 use super::positions::append_time;
 use super::views::{GroupLag, PartitionLag};
 use super::{Coordinator, GroupError};
-use crate::group::entry::{EntryState, LaneState};
 use crate::group::view::{BreakerMode, PartitionLive};
 use crate::metrics::{GroupSample, GroupSamples, GroupTotal};
 use crate::model::{MemberId, Offset, PartitionEpoch, SlotRange, Source};
@@ -165,16 +164,9 @@ fn bounds(log: &dyn PartitionLog) -> (Offset, Offset) {
 fn stands(group: &Group) -> Vec<Stand> {
     group.look(|machine| {
         let state = machine.state();
-        let mut counts: std::collections::HashMap<Source, (u64, u64)> = std::collections::HashMap::new();
-        for (source, _, lane) in machine.entries().lanes() {
-            counts.entry(source).or_default().0 += u64::from(lane == LaneState::Dead);
-        }
-        for (key, entry) in machine.entries().iter() {
-            counts.entry(key.source).or_default().1 += u64::from(entry.state == EntryState::Open);
-        }
+        let entries = machine.entries();
         let stand = |(source, partition): (&Source, &crate::group::state::PartitionState)| {
             let live = machine.partition_live(*source).unwrap_or_default();
-            let (dead_lanes, open_entries) = counts.get(source).copied().unwrap_or_default();
             let runs = state.owners.get(source).map_or(&[][..], Vec::as_slice);
             Some(Stand {
                 source: *source,
@@ -184,8 +176,8 @@ fn stands(group: &Group) -> Vec<Stand> {
                 above: partition.settled.settled_above_floor(),
                 first_unread: live.read_to.max(partition.settled.floor()),
                 live,
-                dead_lanes,
-                open_entries,
+                dead_lanes: entries.dead_lanes_of(*source),
+                open_entries: entries.open_entries_of(*source),
                 owner: runs.first().filter(|run| run.slots == SlotRange::ALL).map(|run| run.member),
                 metadata: partition.commit.metadata.clone(),
             })

@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
+use super::views::JobId;
 use crate::group::effect::{Notice, Refusal};
 use crate::group::entry::EntryTable;
 use crate::group::event::Event;
@@ -78,7 +79,11 @@ pub trait DeadLetters: Debug + Send + Sync + 'static {
     fn start(&self, groups: Arc<dyn Groups>);
     /// A group was deleted: its dead-letter topics and jobs go. Resolves when nothing of it is left.
     fn forget(&self, group: GroupId, topics: Vec<GroupTopic>) -> BoxFuture<'static, ()>;
-    /// Whether jobs of the group run.
+    /// A job that has not ended and has keys of this topic.
+    fn job_on(&self, topic: TopicUuid) -> BoxFuture<'static, Option<JobId>>;
+    /// A job of a group that has not ended; if topics are given, one that has keys of them.
+    fn job_of(&self, group: GroupId, topics: Option<Vec<TopicUuid>>) -> BoxFuture<'static, Option<JobId>>;
+    /// How many jobs of the group have not ended.
     fn running_jobs(&self, group: &Arc<dyn GroupHandle>) -> u32;
     /// Takes nothing new; resolves when nothing is under way any more.
     fn stop(&self) -> BoxFuture<'static, ()>;

@@ -259,6 +259,11 @@ pub fn reason_name(reason: DeadReason) -> &'static str {
     REASONS.iter().find(|(known, _)| *known == reason).map_or("", |(_, name)| name)
 }
 
+/// All reasons as text.
+pub fn reason_names() -> impl Iterator<Item = &'static str> {
+    REASONS.iter().map(|(_, name)| *name)
+}
+
 /// Which dead letter a copy is, and of which cycle and version: all that a search for a copy needs (rule DL-4).
 /// `None` if it is no dead letter.
 pub fn identity<'a>(

@@ -23,7 +23,7 @@ use crate::group::GroupTopic;
 use crate::group::effect::{Notice, Refusal};
 use crate::group::event::{Admin, Event};
 use crate::metrics::{DeadLetterSource, Metrics};
-use crate::model::{GroupId, LaneKey, Offset, Source};
+use crate::model::{GroupId, LaneKey, Offset, Source, TopicUuid};
 use crate::partition::BoxFuture;
 
 /// What the dead letters are given.
@@ -155,6 +155,22 @@ impl DeadLetters for Letters {
             if is_gone {
                 own.acting.lock().remove(&group);
             }
+        })
+    }
+
+    fn job_on(&self, topic: TopicUuid) -> BoxFuture<'static, Option<JobId>> {
+        let Some(own) = self.own.upgrade() else { return Box::pin(async { None }) };
+        Box::pin(async move {
+            own.jobs_loaded().await;
+            own.jobs.on(topic)
+        })
+    }
+
+    fn job_of(&self, group: GroupId, topics: Option<Vec<TopicUuid>>) -> BoxFuture<'static, Option<JobId>> {
+        let Some(own) = self.own.upgrade() else { return Box::pin(async { None }) };
+        Box::pin(async move {
+            own.jobs_loaded().await;
+            own.jobs.of(group, topics.as_deref())
         })
     }
 

@@ -18,7 +18,7 @@ mod stored;
 mod task;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ use super::views::{JobId, JobState, JobView, RedrivePreview, RedriveRequest, Red
 use crate::group::effect::Notice;
 use crate::group::entry::{Act, DeadReason, Entry, EntryKey, EntryState};
 use crate::group::event::Admin;
-use crate::model::{GroupId, LaneKey, Source, TopicUuid};
+use crate::model::{GroupId, LaneKey, Source};
 use stored::StoredJob;
 
 /// Ended jobs of a group that are remembered.
@@ -73,13 +73,15 @@ pub(super) struct Jobs {
 struct Inner {
     jobs: BTreeMap<JobId, Job>,
     /// Which job has a key (rule RD-1).
-    claims: HashMap<(GroupId, Source, LaneKey), u64>,
+    claims: BTreeMap<(GroupId, Source, LaneKey), u64>,
 }
 
 /// A job.
 #[derive(Debug)]
 struct Job {
-    group: Arc<dyn GroupHandle>,
+    /// Not held: the group holds whoever holds this.
+    group: Weak<dyn GroupHandle>,
+    group_name: String,
     stored: StoredJob,
     /// What it has yet to take, in order; `None`: to be selected again.
     pending: Option<VecDeque<Piece>>,
@@ -388,13 +390,6 @@ impl Letters {
         }
     }
 
-    /// A job that has not ended and reads this topic (rule RE-10).
-    pub fn job_on(&self, topic: TopicUuid) -> Option<JobId> {
-        let inner = self.jobs.inner.lock();
-        let claim = inner.claims.iter().find(|((_, source, _), _)| source.topic == topic);
-        claim.map(|((group, _, _), number)| JobId { group: *group, number: *number })
-    }
-
     /// Jobs of a group that have not ended.
     pub(super) fn jobs_not_ended(&self, group: GroupId) -> u32 {
         let inner = self.jobs.inner.lock();
@@ -425,8 +420,9 @@ impl Inner {
 impl Job {
     fn new(group: &Arc<dyn GroupHandle>, stored: StoredJob, pending: Option<VecDeque<Piece>>, now_ms: u64) -> Self {
         let began = (now_ms, stored.done());
-        let (group, wake) = (Arc::clone(group), Arc::new(Notify::new()));
-        Self { group, stored, pending, in_flight: HashMap::new(), dirty: false, began, wake }
+        let (group_name, wake) = (group.name().as_str().to_owned(), Arc::new(Notify::new()));
+        let group = Arc::downgrade(group);
+        Self { group, group_name, stored, pending, in_flight: HashMap::new(), dirty: false, began, wake }
     }
 
     /// A lane is looked at again, unless it waits already.
@@ -451,7 +447,7 @@ impl Job {
             .then(|| i64::try_from(u128::from(left) * u128::from(passed_ms) / u128::from(done)).unwrap_or(i64::MAX));
         JobView {
             id,
-            group_name: self.group.name().as_str().to_owned(),
+            group_name: self.group_name.clone(),
             request: stored.request.clone(),
             state: stored.state,
             pause_reason: stored.pause_reason.clone(),

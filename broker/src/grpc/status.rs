@@ -292,11 +292,16 @@ impl From<TopicError> for Problem {
                 .fact("topic", escaped(&topic))
                 .fact("name", escaped(&name)),
             TopicError::OpenEntries { name, open } => {
-                Self::new(R::OpenEntries, message).fact("topic", escaped(&name)).fact("open", open)
+                Self::new(R::OpenEntries, message).fact("topic", escaped(&name)).fact("open_entries", open)
             }
-            TopicError::JobConflict { name, job } => {
-                Self::new(R::JobConflict, message).fact("topic", escaped(&name)).fact("job", job)
+            TopicError::GroupsUnknown { recovering: true, .. } => {
+                Self::new(R::Recovering, message).fact("scope", "groups")
             }
+            TopicError::GroupsUnknown { cause, .. } => Self::new(R::GroupsStopped, message).fact("cause", cause),
+            TopicError::JobConflict { name, job, open } => Self::new(R::JobConflict, message)
+                .fact("topic", escaped(&name))
+                .fact("job", job)
+                .fact("open_entries", open),
             TopicError::Limit { limit, max } => {
                 Self::new(R::LimitReached, message).fact("limit", limit).fact("max", max)
             }

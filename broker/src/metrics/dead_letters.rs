@@ -92,7 +92,7 @@ impl DeadLetterMetrics {
     }
 
     /// Forgets the counts of a group that is gone.
-    pub fn forget(&self, group: &str, reasons: &[&'static str]) {
+    pub fn forget(&self, group: &str, reasons: impl IntoIterator<Item = &'static str>) {
         for reason in reasons {
             self.arrivals.remove(&ArrivalLabels { group: group.to_owned(), reason });
         }

@@ -19,6 +19,7 @@ use super::topic::{NewTopic, Topic};
 use super::{Shared, Topics};
 use crate::limits;
 use crate::model::{AckLevel, GroupId, Offset, PartitionId, TopicName, TopicUuid};
+use crate::partition::BoxFuture;
 
 /// Bytes at which a segment of a dead-letter topic is sealed: small, so that what is closed goes soon (rule DL-10).
 const DEAD_LETTER_SEGMENT_BYTES: u64 = 16 << 20;
@@ -68,15 +69,15 @@ pub struct Reservation {
     pub name: TopicName,
 }
 
-/// Knows what would be lost with a topic (rule RE-10), and is told of its end. Called on the thread of the metadata
-/// log: must neither block nor wait for a change of topics.
+/// Knows what would be lost with a topic (rule RE-10), and is told of its end.
 pub trait DeletionGuard: Debug + Send + Sync + 'static {
-    /// Whether nothing would be lost.
+    /// Whether nothing would be lost. Asked in the task of whoever deletes, before the metadata log is.
     ///
     /// # Errors
     /// [`TopicError::OpenEntries`] or [`TopicError::JobConflict`].
-    fn may_delete(&self, topic: &Topic) -> Result<(), TopicError>;
-    /// A topic is gone, durably; called for its dead-letter topics too.
+    fn may_delete(&self, topic: Arc<Topic>) -> BoxFuture<'_, Result<(), TopicError>>;
+    /// A topic is gone, durably; called for its dead-letter topics too. On the thread of the metadata log, as is
+    /// [`DeletionGuard::trimmed`]: must neither block nor wait for a change of topics.
     fn deleted(&self, topic: &Topic);
     /// The log start of a partition is about to be raised because somebody asked for it.
     fn trimmed(&self, topic: &Topic, partition: PartitionId, start: Offset) {
@@ -117,6 +118,11 @@ impl Topics {
     /// The topic that holds a group's dead letters of a topic, if it has been made. A look-up in memory.
     pub fn dead_letter_topic(&self, source: TopicUuid, group: GroupId) -> Option<Arc<Topic>> {
         self.shared.map.read().dead_letters.get(&(source, group)).cloned()
+    }
+
+    /// Whether any group has had dead letters of a topic.
+    pub fn has_dead_letters(&self, source: TopicUuid) -> bool {
+        !self.shared.dead_letters_of(source).is_empty()
     }
 
     /// Makes the topic for a group's dead letters of a topic, or finds it. Also on a low disk.

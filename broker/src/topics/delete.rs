@@ -35,15 +35,20 @@ impl Topics {
 
 impl Shared {
     async fn delete(self: Arc<Self>, name: String, force: bool) -> Result<TopicUuid, TopicError> {
+        let asked = self.find(&name)?;
+        asked.check_not_reserved()?;
+        let guard = self.guard.read().clone();
+        if let Some(guard) = guard.filter(|_| !force) {
+            guard.may_delete(Arc::clone(&asked)).await?;
+        }
         let own = Arc::clone(&self);
         let (uuid, gone) = self
             .metadata
             .change(move |writer| {
                 let topic = own.find(&name)?;
-                topic.check_not_reserved()?;
-                let guard = own.guard.read().clone();
-                if let Some(guard) = guard.filter(|_| !force) {
-                    guard.may_delete(&topic)?;
+                // Another one of its name may have come meanwhile: nobody was asked about that.
+                if topic.uuid != asked.uuid {
+                    return Err(TopicError::NotFound { name });
                 }
                 let mut gone = own.dead_letters_of(topic.uuid);
                 gone.push(Arc::clone(&topic));

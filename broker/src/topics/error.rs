@@ -95,12 +95,24 @@ pub enum TopicError {
         open: u64,
     },
     /// A job reads it (rule RE-10).
-    #[error("job {job} reads {name}")]
+    #[error("job {job} reads {name}; deleting it ends the job's part in it and loses {open} open dead letters")]
     JobConflict {
         /// Name of the topic.
         name: String,
         /// The job.
         job: String,
+        /// Open dead letters that would be lost.
+        open: u64,
+    },
+    /// It has dead letters, and the groups cannot be asked what would be lost with them.
+    #[error("{name} has dead letters, and the groups cannot be asked about them: {cause}")]
+    GroupsUnknown {
+        /// Name of the topic.
+        name: String,
+        /// Why.
+        cause: String,
+        /// It passes: the groups are being recovered.
+        recovering: bool,
     },
     /// A count is at its limit.
     #[error("limit reached: {limit}, at most {max}")]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sawlog_broker::model::{GroupId, Offset, TopicName, TopicUuid};
-use sawlog_broker::partition::AppendFailure;
+use sawlog_broker::partition::{AppendFailure, BoxFuture};
 use sawlog_broker::topics::{
     DeletionGuard, NewDeadLetterTopic, Reservation, Topic, TopicError, TopicNotes, TopicUpdate,
 };
@@ -38,11 +38,12 @@ struct Guard {
 }
 
 impl DeletionGuard for Guard {
-    fn may_delete(&self, topic: &Topic) -> Result<(), TopicError> {
-        match *self.open.lock() {
+    fn may_delete(&self, topic: Arc<Topic>) -> BoxFuture<'_, Result<(), TopicError>> {
+        let answer = match *self.open.lock() {
             0 => Ok(()),
             open => Err(TopicError::OpenEntries { name: topic.name.to_string(), open }),
-        }
+        };
+        Box::pin(async move { answer })
     }
 
     fn deleted(&self, topic: &Topic) {

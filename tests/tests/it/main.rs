@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on ends its test there, as the tests themselves do")]
 
+mod dead_letters;
 mod durability;
 mod errors;
 mod group_chaos;

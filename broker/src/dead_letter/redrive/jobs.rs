@@ -1,16 +1,16 @@
 //! The table of jobs: who has which key, what became of what was given.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::stored::StoredJob;
-use super::{ENDED_KEPT, Job, Jobs, Piece};
+use super::{ENDED_KEPT, Inner, Job, Jobs, Piece};
 use crate::dead_letter::error::LetterError;
 use crate::dead_letter::handle::GroupHandle;
 use crate::dead_letter::views::JobId;
 use crate::group::entry::{EntryKey, EntryState};
 use crate::limits;
-use crate::model::{GroupId, Source, TopicUuid};
+use crate::model::{GroupId, LaneKey, PartitionId, Source, TopicUuid};
 
 impl Jobs {
     /// Adds a job with its claims, all or none.
@@ -80,14 +80,14 @@ impl Jobs {
             pieces.sort_unstable();
             pieces.into_iter().rev().for_each(|piece| pending.push_front(piece));
         }
-        Some(Arc::clone(&job.group))
+        job.group.upgrade()
     }
 
     pub(super) fn encoded(&self, id: JobId) -> Option<(Arc<dyn GroupHandle>, String)> {
         let mut inner = self.inner.lock();
         let job = inner.jobs.get_mut(&id)?;
         job.dirty = false;
-        Some((Arc::clone(&job.group), job.stored.encode()))
+        Some((job.group.upgrade()?, job.stored.encode()))
     }
 
     /// Ended jobs of a group beyond those that are remembered.
@@ -138,6 +138,24 @@ impl Jobs {
         }
     }
 
+    /// A job that has keys of this topic (rule RE-10).
+    pub(in crate::dead_letter) fn on(&self, topic: TopicUuid) -> Option<JobId> {
+        let inner = self.inner.lock();
+        let groups: BTreeSet<GroupId> = inner.jobs.keys().map(|id| id.group).collect();
+        groups.into_iter().find_map(|group| inner.claimed(group, topic))
+    }
+
+    /// A job of a group that has not ended; if topics are given, one that has keys of them (rule OF-8).
+    pub(in crate::dead_letter) fn of(&self, group: GroupId, topics: Option<&[TopicUuid]>) -> Option<JobId> {
+        let inner = self.inner.lock();
+        if let Some(topics) = topics {
+            return topics.iter().find_map(|topic| inner.claimed(group, *topic));
+        }
+        let (first, last) = (JobId { group, number: 0 }, JobId { group, number: u64::MAX });
+        let mut own = inner.jobs.range(first..=last);
+        own.find(|(_, job)| !job.stored.state.is_ended()).map(|(id, _)| *id)
+    }
+
     /// Ends all jobs of a group, or takes what is of these topics out of them.
     pub(in crate::dead_letter) fn forget(&self, group: GroupId, topics: Option<&[TopicUuid]>) {
         let mut inner = self.inner.lock();
@@ -159,5 +177,14 @@ impl Jobs {
             }
             job.wake.notify_one();
         }
+    }
+}
+
+impl Inner {
+    /// A job that has a key of this topic of a group.
+    fn claimed(&self, group: GroupId, topic: TopicUuid) -> Option<JobId> {
+        let at = |partition, lane| (group, Source { topic, partition: PartitionId(partition) }, LaneKey(lane));
+        let mut claims = self.claims.range(at(0, 0)..=at(u32::MAX, u128::MAX));
+        claims.next().map(|(_, number)| JobId { group, number: *number })
     }
 }

@@ -237,7 +237,7 @@ impl super::Jobs {
     fn of_task(&self, id: JobId) -> Option<(Arc<dyn GroupHandle>, Arc<tokio::sync::Notify>, u64)> {
         let inner = self.inner.lock();
         let job = inner.jobs.get(&id)?;
-        Some((Arc::clone(&job.group), Arc::clone(&job.wake), job.stored.request.rate))
+        Some((job.group.upgrade()?, Arc::clone(&job.wake), job.stored.request.rate))
     }
 
     fn moves(&self, id: JobId) -> bool {
@@ -339,8 +339,9 @@ impl super::Jobs {
             if matches!(job.stored.request.target, RedriveTarget::Topic(_)) {
                 return;
             }
-            (Arc::clone(&job.group), job.in_flight.keys().copied().collect::<Vec<_>>())
+            (job.group.upgrade(), job.in_flight.keys().copied().collect::<Vec<_>>())
         };
+        let Some(group) = group else { return };
         let mut gone = Vec::new();
         group.with_entries(&mut |table| {
             for key in &keys {

@@ -296,11 +296,13 @@ fn of_8_jobs_end_with_their_group_and_lose_what_is_of_a_topic_that_goes() {
         let world = World::new().await;
         let job = world.start(request(all())).await.expect("they are open");
         world.settle().await;
-        assert_eq!(world.letters.job_on(TOPIC), Some(job.id));
+        assert_eq!(world.letters.job_on(TOPIC).await, Some(job.id));
+        assert_eq!(world.letters.job_of(GROUP, None).await, Some(job.id));
+        assert_eq!(world.letters.job_of(GROUP, Some(vec![TOPIC])).await, Some(job.id));
         let topic = world.handle.topic(TOPIC).expect("there is one");
         world.letters.forget(GROUP, vec![topic]).await;
         world.settle().await;
-        assert_eq!(world.letters.job_on(TOPIC), None);
+        assert_eq!(world.letters.job_on(TOPIC).await, None);
         assert_eq!(world.job(job.id).state, JobState::Done, "nothing is left of it");
         assert_eq!(*world.logs.ended.lock(), 1);
     });

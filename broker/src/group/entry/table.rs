@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::packed::{At, Names, Packed, StateTag};
 use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState};
-use crate::model::{LaneKey, Offset, PartitionEpoch, Source};
+use crate::model::{LaneKey, Offset, PartitionEpoch, PartitionId, Source, TopicUuid};
 
 /// All entries of a group.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +29,8 @@ struct Partition {
     open: BTreeSet<(LaneKey, At)>,
     /// How many open entries hold each lane. Never iterated: its order is not that of a replay.
     lanes: HashMap<LaneKey, Holds, BuildHasherDefault<LaneHasher>>,
+    /// How many of these are dead, not only spilled.
+    dead_lanes: u64,
     /// Entries that jobs redrive.
     redriving: BTreeSet<(u64, At)>,
     /// Entries by kind, state and reason (rule DL-14).
@@ -150,6 +152,24 @@ impl EntryTable {
     /// Number of lanes of a partition that are dead or spilled.
     pub fn lanes_of(&self, source: Source) -> usize {
         self.partitions.get(&source).map_or(0, |one| one.lanes.len())
+    }
+
+    /// Number of lanes of a partition that are dead, spilled ones not counted.
+    pub fn dead_lanes_of(&self, source: Source) -> u64 {
+        self.partitions.get(&source).map_or(0, |one| one.dead_lanes)
+    }
+
+    /// Number of entries of a partition that are open, spilled ones not counted.
+    pub fn open_entries_of(&self, source: Source) -> u64 {
+        let depths = self.partitions.get(&source).into_iter().flat_map(|one| one.depths.iter());
+        depths.filter(|((_, state, ..), _)| *state == StateTag::Open).map(|(_, count)| *count).sum()
+    }
+
+    /// Number of entries of a topic that are not closed: what would be lost with it (rule RE-10).
+    pub fn not_closed_of(&self, topic: TopicUuid) -> u64 {
+        let all = PartitionId(0)..=PartitionId(u32::MAX);
+        let (first, last) = (Source { topic, partition: *all.start() }, Source { topic, partition: *all.end() });
+        self.partitions.range(first..=last).map(|(_, one)| one.open.len() as u64).sum()
     }
 
     /// Entries of a lane that are not closed, in order.
@@ -320,6 +340,7 @@ impl Partition {
             if packed.holds {
                 let holds = self.lanes.entry(lane).or_default();
                 *holds.count(packed.state) += 1;
+                self.dead_lanes += u64::from(packed.state != StateTag::Spilled && holds.open == 1);
             }
         }
         self.entries.insert(at, packed);
@@ -342,6 +363,7 @@ impl Partition {
             if packed.holds {
                 let holds = self.lanes.get_mut(&lane).expect("the lane of an open entry is not live");
                 *holds.count(packed.state) -= 1;
+                self.dead_lanes -= u64::from(packed.state != StateTag::Spilled && holds.open == 0);
                 if holds.open == 0 && holds.spilled == 0 {
                     self.lanes.remove(&lane);
                 }

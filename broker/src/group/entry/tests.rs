@@ -217,9 +217,9 @@ fn states() -> impl Strategy<Value = EntryState> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(128) })]
 
-    /// Lane states, counts and heads equal what a look at all entries says, and a snapshot rebuilds the table.
+    /// Rule OB-4: lane states, counts and heads equal what a look at all entries says, and a snapshot rebuilds the table.
     #[test]
-    fn the_table_answers_as_a_look_at_all_entries(
+    fn ob_4_the_table_answers_as_a_look_at_all_entries(
         steps in proptest::collection::vec((0..12_u64, 0..3_u128, states(), any::<bool>(), 0..5_u8), 1..60)
     ) {
         let mut table = EntryTable::default();
@@ -265,6 +265,11 @@ proptest! {
             }
             prop_assert_eq!((table.lane_count(), table.lanes().count()), (lanes, lanes));
             prop_assert_eq!(table.depths(source(0)).map(|depth| depth.4).sum::<u64>(), model.len() as u64);
+            let count = |wanted: &dyn Fn(&Entry) -> bool| model.values().filter(|one| wanted(one)).count() as u64;
+            prop_assert_eq!(table.open_entries_of(source(0)), count(&|one| one.state == EntryState::Open));
+            prop_assert_eq!(table.not_closed_of(source(0).topic), count(&|one| !one.state.is_closed()));
+            let dead = table.lanes().filter(|(_, _, state)| *state == LaneState::Dead).count() as u64;
+            prop_assert_eq!(table.dead_lanes_of(source(0)), dead);
         }
         let mut rebuilt = EntryTable::default();
         for record in table.records() {

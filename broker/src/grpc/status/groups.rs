@@ -81,9 +81,9 @@ impl From<GroupError> for Problem {
                 .fact("to", range.to)
                 .fact("gap_reason", format!("{reason:?}").to_uppercase()),
             GroupError::OpenEntries { what, open } => new(R::OpenEntries).fact("name", what).fact("open_entries", open),
-            GroupError::JobConflict { job } => new(R::JobConflict).fact("job", job),
-            GroupError::JobNotFound { job } => job_not_found(&job.to_string()),
-            GroupError::JobClosed { job, state } => new(R::JobClosed).fact("job", job).fact("state", state),
+            GroupError::JobConflict { what, job, open } => {
+                new(R::JobConflict).fact("name", what).fact("job", job).fact("open_entries", open)
+            }
             GroupError::Limit { limit, max } => new(R::LimitReached).fact("limit", limit).fact("max", max),
             GroupError::Refused(refusal) => refusal.into(),
             GroupError::Topic(error) => error.into(),
