@@ -59,7 +59,20 @@ pub enum SessionFrame {
         marks: Vec<Mark>,
         /// Offsets that the filter leaves out.
         filtered: Vec<Offset>,
+        /// Records as they were resolved, edited, for those in the batches (rule DL-15), by offset.
+        edited: Vec<EditedRecord>,
     },
+}
+
+/// A record as it was resolved, to be handled in place of the one in the log.
+#[derive(Debug, Clone)]
+pub struct EditedRecord {
+    /// Its offset in the log.
+    pub offset: Offset,
+    /// Its own time, milliseconds since 1970.
+    pub timestamp_ms: i64,
+    /// Key, value, headers.
+    pub payload: BatchRecord,
 }
 
 impl SessionFrame {

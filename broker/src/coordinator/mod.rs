@@ -47,10 +47,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 pub use error::GroupError;
-pub use frames::{DeliveredRecord, JoinGroup, SessionFrame};
+pub use frames::{DeliveredRecord, EditedRecord, JoinGroup, SessionFrame};
 pub use lanes::lane_key;
 pub use recovery::CoordinatorParts;
-pub use session::Session;
+pub use session::{Report, Session};
 pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
 use self::group::Group;

@@ -10,7 +10,7 @@ use crate::group::effect::Refusal;
 use crate::group::entry::EntryState;
 use crate::group::event::{Admin, Event};
 use crate::group::record::{GapReason, Start};
-use crate::group::{GroupTopic, SourceName, StartAt};
+use crate::group::{GroupTopic, Positions, SourceName, StartAt};
 use crate::model::{Offset, OffsetRange, PartitionEpoch, PartitionId, Source};
 use crate::partition::{PartitionLog, PartitionReadError};
 
@@ -94,6 +94,12 @@ impl Coordinator {
     /// [`GroupError::OutOfRange`], or the group is not to be had.
     pub async fn reset(self: &Arc<Self>, request: ResetRequest) -> Result<ResetReport, GroupError> {
         let group = self.find(request.name.as_str())?;
+        let config = group.config();
+        if config.positions == Positions::Cursor {
+            // Also of a dry run: what it would say is not to be had (rule RM-3).
+            let group = group.name().clone();
+            return Err(GroupError::WrongMode { group: group.to_string(), mode: config.mode, verb: "ResetPositions" });
+        }
         let _changing = self.changing.lock().await;
         let topics: Vec<GroupTopic> = group.look(|machine| machine.state().topics.values().cloned().collect());
         let mut places = places(&topics);

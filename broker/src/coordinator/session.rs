@@ -18,7 +18,11 @@ use crate::dead_letter::handle::Written;
 use crate::group::GroupConfig;
 use crate::group::effect::{Delivered, Delivery, Frame};
 use crate::group::event::{Event, NackKind, Targets, Verb};
-use crate::model::{GroupId, GroupName, MemberEpoch, MemberId, OffsetRange, Source, TopicName, TopicUuid};
+use crate::model::{
+    AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicName,
+    TopicUuid,
+};
+use crate::partition::PartitionReadError;
 
 /// Number of verbs that the broker says in a member's place; their answers are nobody's.
 const INTERNAL: u64 = u64::MAX;
@@ -43,6 +47,21 @@ pub struct Session {
     held: Held,
     over: bool,
     left: std::sync::atomic::AtomicBool,
+}
+
+/// Where the cursor of a read model stands (rule RM-3).
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    /// Number to answer with.
+    pub request: u64,
+    /// The partition.
+    pub source: Source,
+    /// Epoch of the assignment.
+    pub epoch: AssignmentEpoch,
+    /// The next offset.
+    pub next: Offset,
+    /// Epoch of the record before it, if known.
+    pub record_epoch: Option<PartitionEpoch>,
 }
 
 /// A delivery that is being filled.
@@ -112,7 +131,7 @@ impl Session {
     /// # Errors
     /// The session is over, or the groups are stopped.
     pub fn handle(&self, verb: Verb) -> Result<(), GroupError> {
-        if let Verb::Commit { source, .. } = &verb
+        if let Verb::Commit { source, .. } | Verb::Report { source, .. } = &verb
             && let Some(log) = self.group.log(*source)
         {
             // A commit is held against the high watermark as it is now (rule AK-8).
@@ -126,6 +145,30 @@ impl Session {
             self.group.detach(self.member, &self.outbox);
         }
         Ok(())
+    }
+
+    /// Takes the position of a cursor, held against the epochs of the log first: a position of a part that was cut is
+    /// never another record (rules RM-1, OF-7).
+    ///
+    /// # Errors
+    /// [`GroupError::Truncated`] with the truncation point; the log cannot be read; the session is over.
+    pub async fn report(&self, report: Report) -> Result<(), GroupError> {
+        let Report { request, source, epoch, next, record_epoch } = report;
+        if let (Some(known), Some(log)) = (record_epoch, self.group.log(source))
+            && known < log.epoch()
+        {
+            let high_watermark = log.high_watermark();
+            let cut = match log.check_position(known, next.min(high_watermark)).await {
+                // It ends before the position, and has another epoch: that is where it was cut.
+                Ok(()) => (next > high_watermark).then_some(high_watermark),
+                Err(PartitionReadError::Stale { truncated_at, .. }) => Some(truncated_at),
+                Err(error) => return Err(GroupError::Read { what: error.to_string() }),
+            };
+            if let Some(truncated_at) = cut {
+                return Err(GroupError::Truncated { partition: source.partition, offset: next, truncated_at });
+            }
+        }
+        self.handle(Verb::Report { request, source, epoch, next, record_epoch })
     }
 
     /// Puts the member out: it does not read what it is sent (rule FC-6).
@@ -240,7 +283,7 @@ impl Session {
     }
 
     /// Records that cannot be read now go back without a strike.
-    fn give_back(&self, source: Source, epoch: crate::model::AssignmentEpoch, later: &[Delivery]) {
+    fn give_back(&self, source: Source, epoch: AssignmentEpoch, later: &[Delivery]) {
         let entry =
             |delivery: &Delivery| delivery.more.as_ref().and_then(|more| more.entry.as_ref().map(|entry| entry.key));
         let entries = later.iter().filter_map(entry).collect();

@@ -6,4 +6,4 @@ pub use crate::group::entry::{Act, DeadReason, Entry, EntryKey, EntryKind, Entry
 pub use crate::group::event::{Credit, InWork, Join, NackKind, Targets, Verb};
 pub use crate::group::record::{ErrorInfo, GapReason, GroupNotes, Pause, PauseReason};
 pub use crate::group::retry::{AfterDead, Backoff, OnExhausted, RetryPolicy};
-pub use crate::group::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, SourceName, StartAt};
+pub use crate::group::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, Positions, SourceName, StartAt};

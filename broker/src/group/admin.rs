@@ -6,6 +6,7 @@
 //! open and no job has them.
 
 use super::Now;
+use super::config::Positions;
 use super::effect::{Effects, Notice, Refusal};
 use super::entry::{Act, DeadReason, EntryKey, EntryRecord, EntryState};
 use super::event::Admin;
@@ -92,6 +93,10 @@ impl Machine {
             bounds: error.bounds,
         };
         config.check().map_err(refused)?;
+        if config.positions != self.state.config.positions {
+            let (found, bounds) = (format!("{:?}", config.positions), format!("{:?}", self.state.config.positions));
+            return Err(Refusal::Invalid { field: "positions", found, bounds });
+        }
         if config.mode != self.state.config.mode {
             let (found, bounds) = (format!("{:?}", config.mode), format!("{:?}", self.state.config.mode));
             return Err(Refusal::Invalid { field: "mode", found, bounds });
@@ -114,6 +119,7 @@ impl Machine {
 
     /// Sets positions with members connected: one record decides (rule OF-3).
     fn reset(&mut self, floors: Vec<Start>, clear: bool, act: Act, now: Now, fx: &mut Effects) -> Result<(), Refusal> {
+        self.keeps_positions("ResetPositions")?;
         let unknown = floors.iter().find(|start| !self.state.partitions.contains_key(&start.source));
         if let Some(start) = unknown {
             let (found, bounds) = (format!("{:?}", start.source), "a partition of the group".into());
@@ -123,7 +129,16 @@ impl Machine {
         Ok(())
     }
 
+    /// Positions that a reader keeps are not set here (rule RM-3).
+    fn keeps_positions(&self, verb: &'static str) -> Result<(), Refusal> {
+        match self.state.config.positions {
+            Positions::Broker => Ok(()),
+            Positions::Cursor => Err(Refusal::WrongMode { verb }),
+        }
+    }
+
     fn undo_reset(&mut self, act: Act, now: Now, fx: &mut Effects) -> Result<(), Refusal> {
+        self.keeps_positions("UndoReset")?;
         let last = self.state.resets.back().ok_or(Refusal::NothingToUndo)?;
         let floors = last.before.iter().filter_map(|start| {
             let epoch = self.partition(start.source)?.epoch;

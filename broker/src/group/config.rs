@@ -30,6 +30,16 @@ pub enum OnGap {
     Continue,
 }
 
+/// Who keeps the positions of a group (rule RM-3); fixed at creation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub enum Positions {
+    /// The broker.
+    #[default]
+    Broker,
+    /// The reader's own database, which reports them; mode OFFSET alone.
+    Cursor,
+}
+
 /// Where a group begins in the partitions that exist when it is created (rule OF-1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StartAt {
@@ -65,6 +75,9 @@ pub struct GroupTopic {
 pub struct GroupConfig {
     /// How records are given out.
     pub mode: Mode,
+    /// Who keeps the positions.
+    #[serde(default)]
+    pub positions: Positions,
     /// Names of topics, or one pattern that ends with `*`.
     pub subscription: Vec<String>,
     /// Only records that pass (rule FC-7).
@@ -119,6 +132,7 @@ impl GroupConfig {
     pub fn new(mode: Mode, subscription: Vec<String>) -> Self {
         Self {
             mode,
+            positions: Positions::Broker,
             subscription,
             filter: Filter::default(),
             retry: RetryPolicy::default(),
@@ -145,6 +159,15 @@ impl GroupConfig {
         }
     }
 
+    /// The same for a group whose positions are kept so: a read model stops at a gap (rule RE-4).
+    pub fn positions(mut self, positions: Positions) -> Self {
+        self.positions = positions;
+        if positions == Positions::Cursor {
+            self.on_gap = OnGap::Stop;
+        }
+        self
+    }
+
     /// The policy for a topic.
     pub fn retry_of(&self, topic: TopicUuid) -> &RetryPolicy {
         self.topic_retry.get(&topic).unwrap_or(&self.retry)
@@ -162,6 +185,11 @@ impl GroupConfig {
                 Err(ConfigError { field, found: found.to_string(), bounds: format!("{min} to {max}") })
             }
         };
+        if self.positions == Positions::Cursor && self.mode != Mode::Offset {
+            let (found, bounds) =
+                (format!("Cursor in mode {:?}", self.mode), "of the broker, or mode OFFSET".to_owned());
+            return Err(ConfigError { field: "positions", found, bounds });
+        }
         within("lease_ms", self.lease_ms, 1_000, 3_600_000)?;
         within("max_processing_ms", self.max_processing_ms, 0, limits::DURATION_MS_MAX)?;
         if self.max_processing_ms != 0 {

@@ -81,6 +81,8 @@ pub enum Frame {
         crashes: u32,
         /// The commit's metadata (mode OFFSET).
         metadata: String,
+        /// Where the group began.
+        group_start: Offset,
     },
     /// It must hand over a unit.
     Revoke {
@@ -239,6 +241,10 @@ pub struct Mark {
     pub entry: EntryKey,
     /// State of its entry; `None`: it has none, its lane is dead.
     pub state: Option<EntryState>,
+    /// Cycle of its entry.
+    pub cycle: u32,
+    /// The record is delivered as it was resolved, edited: where that copy is (rule DL-15, for a cursor).
+    pub copy: Option<Offset>,
 }
 
 /// What became of a verb for a record (rule AK-2).

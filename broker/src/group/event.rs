@@ -236,6 +236,19 @@ pub enum Verb {
         /// Also backwards.
         force: bool,
     },
+    /// The cursor of a read model stands here (rule RM-3); answered like a commit.
+    Report {
+        /// Number to answer with.
+        request: u64,
+        /// The partition.
+        source: Source,
+        /// Epoch of the assignment.
+        epoch: AssignmentEpoch,
+        /// The next offset.
+        next: Offset,
+        /// Epoch of the record before it, if known.
+        record_epoch: Option<PartitionEpoch>,
+    },
     /// Mode OFFSET: make an entry and let me pass (rule AK-8).
     DeadLetter {
         /// Number to answer with.

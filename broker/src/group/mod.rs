@@ -61,7 +61,7 @@ mod units;
 mod verbs;
 pub mod view;
 
-pub use config::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, StartAt};
+pub use config::{ConfigError, GroupConfig, GroupTopic, Mode, OnGap, Positions, StartAt};
 
 use serde::{Deserialize, Serialize};
 

@@ -11,19 +11,24 @@
 //! Invariants: pieces are adjacent and begin at `sent`; nothing at or above the high watermark is committed; a record
 //! that has an entry, or whose lane is dead, is sent marked (rule DL-15).
 
+mod cursor;
+mod piece;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Now;
+use super::config::Positions;
 use super::dead::{Dying, Pending};
 use super::delivery::{Room, Used};
 use super::effect::{After, Effects, Fetch, Frame, Mark, Notice, Refusal};
-use super::entry::{DeadReason, EntryKey, EntryKind, EntryState, LaneState};
+use super::entry::{EntryKey, EntryKind, EntryState, LaneState};
 use super::event::{Fetched, RecordMeta, Verb};
 use super::lanes::Taken;
 use super::machine::Machine;
 use super::record::{ErrorInfo, GroupRecord, OwnedRun};
 use crate::limits;
 use crate::model::{AssignmentEpoch, KeySlot, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source};
+use piece::Piece;
 
 /// Bytes of log that are read at once.
 const READ_BYTES: u32 = 1 << 20;
@@ -50,16 +55,8 @@ struct Sent {
     looked: bool,
     /// The handler has begun with the first record that is not committed (rule RM-8).
     first_started: bool,
-}
-
-/// What was read and not sent.
-#[derive(Debug)]
-struct Piece {
-    range: OffsetRange,
-    bytes: u64,
-    /// Records in it, if they were looked at.
-    records: Option<VecDeque<RecordMeta>>,
-    last_append_ms: i64,
+    /// Where to begin is known: of a cursor its reader has reported it (rule RM-3).
+    reported: bool,
 }
 
 /// A record that a `DeadLetter` names.
@@ -96,7 +93,8 @@ impl Machine {
     pub(super) fn range_assigned(&mut self, source: Source, run: OwnedRun) {
         let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
         let (pieces, lookups) = (VecDeque::new(), VecDeque::new());
-        let sent = Sent { run, next: floor, pieces, lookups, looked: false, first_started: false };
+        let reported = self.state.config.positions == Positions::Broker;
+        let sent = Sent { run, next: floor, pieces, lookups, looked: false, first_started: false, reported };
         self.ranges.sources.insert(source, sent);
         if let Some(work) = self.work(source) {
             work.reading.restart(floor);
@@ -105,7 +103,8 @@ impl Machine {
 
     /// The owner is back and has everything below `next`.
     pub(super) fn range_resumed(&mut self, source: Source, next: Offset) {
-        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        // A cursor is told anew on each stream.
+        let Some(sent) = self.ranges.sources.get_mut(&source).filter(|sent| sent.reported) else { return };
         sent.pieces.clear();
         sent.next = next;
         if let Some(work) = self.work(source) {
@@ -190,17 +189,17 @@ impl Machine {
             return None;
         }
         if self.dead.intents.has(&key, meta.lane) {
-            return Some(Mark { offset, entry: key, state: Some(EntryState::Open) });
+            return Some(Mark { offset, entry: key, state: Some(EntryState::Open), cycle: 0, copy: None });
         }
         match self.entries.state_of(&key) {
             Some(EntryState::Cleared) | None => {}
-            Some(state) => return Some(Mark { offset, entry: key, state: Some(state) }),
+            Some(state) => return Some(self.entry_mark(key, state)),
         }
         if self.lane_now(source, meta.lane) == LaneState::Live {
             return None;
         }
         let head = self.head_now(source, meta.lane).filter(|head| head.offset < offset)?;
-        Some(Mark { offset, entry: head, state: None })
+        Some(Mark { offset, entry: head, state: None, cycle: 0, copy: None })
     }
 
     /// What is to be read next; `None`: enough is there.
@@ -210,7 +209,7 @@ impl Machine {
         if let Some(lookup) = sent.lookups.front() {
             return Some(Fetch { source, from: lookup.offset, max_bytes: 1, look: true });
         }
-        if sent.pieces.len() >= PIECES {
+        if sent.pieces.len() >= PIECES || !sent.reported {
             return None;
         }
         let from = sent.pieces.back().map_or(sent.next, |piece| piece.range.to);
@@ -276,6 +275,10 @@ impl Machine {
                 let result = self.commit_offset(member, source, epoch, record, force, now, fx);
                 self.send(member, Frame::CommitResult { request, source, result }, After::Group, fx);
             }
+            Verb::Report { request, source, epoch, next, record_epoch } => {
+                let result = self.report(member, source, epoch, (next, record_epoch), now, fx);
+                self.send(member, Frame::CommitResult { request, source, result }, After::Group, fx);
+            }
             Verb::DeadLetter { request, source, epoch, offset, kind, error } => {
                 let lookup = Lookup { member, request, offset, kind, error };
                 if let Err(refusal) = self.look_up(source, epoch, lookup) {
@@ -299,25 +302,14 @@ impl Machine {
         fx: &mut Effects,
     ) -> Result<Offset, Refusal> {
         self.owns_range(member, source, epoch)?;
+        if self.state.config.positions == Positions::Cursor {
+            return Err(Refusal::WrongMode { verb: "Commit" });
+        }
         if metadata.len() > limits::COMMIT_METADATA_BYTES {
             let (found, bounds) = (format!("{} bytes", metadata.len()), "at most 4,096 bytes".to_owned());
             return Err(Refusal::Invalid { field: "metadata", found, bounds });
         }
-        let (floor, known_epoch, cuts) = {
-            let partition = self.partition(source).ok_or(Refusal::SessionOver)?;
-            (partition.settled.floor(), partition.epoch, partition.cuts.clone())
-        };
-        let high_watermark = self.works.get(&source).map_or(floor, |work| work.reading.high_watermark).max(floor);
-        let out =
-            |latest| Refusal::OutOfRange { source_partition: source, offset: next, earliest: Offset::ZERO, latest };
-        if next > high_watermark {
-            return Err(out(high_watermark));
-        }
-        let record_epoch = record_epoch.unwrap_or(known_epoch);
-        // A position of before a cut is never another record (rule OF-7).
-        if let Some((at, _)) = cuts.iter().find(|(at, began)| record_epoch < *began && next > *at) {
-            return Err(out(*at));
-        }
+        let (floor, record_epoch) = self.valid_position(source, next, record_epoch)?;
         if next < floor && !force {
             return Err(Refusal::CommitBackwards { source_partition: source, current: floor, asked: next });
         }
@@ -339,6 +331,29 @@ impl Machine {
             self.refresh_source(source, floor.min(next), now);
         }
         Ok(next)
+    }
+
+    /// The floor, and the epoch of a position that the partition can have (rules AK-8, OF-7).
+    fn valid_position(
+        &self,
+        source: Source,
+        next: Offset,
+        record_epoch: Option<PartitionEpoch>,
+    ) -> Result<(Offset, PartitionEpoch), Refusal> {
+        let partition = self.partition(source).ok_or(Refusal::SessionOver)?;
+        let floor = partition.settled.floor();
+        let high_watermark = self.works.get(&source).map_or(floor, |work| work.reading.high_watermark).max(floor);
+        let out =
+            |latest| Refusal::OutOfRange { source_partition: source, offset: next, earliest: Offset::ZERO, latest };
+        if next > high_watermark {
+            return Err(out(high_watermark));
+        }
+        let record_epoch = record_epoch.unwrap_or(partition.epoch);
+        // A position of before a cut is never another record (rule OF-7).
+        if let Some((at, _)) = partition.cuts.iter().find(|(at, began)| record_epoch < *began && next > *at) {
+            return Err(out(*at));
+        }
+        Ok((floor, record_epoch))
     }
 
     fn owns_range(&self, member: MemberId, source: Source, epoch: AssignmentEpoch) -> Result<(), Refusal> {
@@ -418,7 +433,7 @@ impl Machine {
         let dying = Dying {
             taken: taken(&meta),
             kind,
-            reason: if failed { DeadReason::ConsumerDeadNack } else { DeadReason::Parked },
+            reason: cursor::reason_of(failed, error.as_ref()),
             spilled: false,
             holds: parks || !failed,
             error: if failed { error } else { None },
@@ -441,36 +456,6 @@ impl Machine {
                 work.reading.restart(next);
             }
         }
-    }
-}
-
-impl Piece {
-    /// Takes from the front what fits; `None`: nothing does.
-    fn take(&mut self, room: Room) -> Option<(OffsetRange, u64, VecDeque<RecordMeta>)> {
-        let all = self.range.to.distance_from(self.range.from);
-        if room.records == 0 || (room.bytes == 0 && !room.alone) {
-            return None;
-        }
-        // Bytes are spread evenly over the records of a piece: what the log gave is all that is known of them.
-        let fit = if self.bytes <= room.bytes {
-            all
-        } else {
-            let fit = u128::from(all) * u128::from(room.bytes) / u128::from(self.bytes.max(1));
-            u64::try_from(fit).expect("at most all").max(1)
-        };
-        let count = fit.min(room.records).min(all);
-        let to = self.range.from.saturating_add(count);
-        let share = u128::from(self.bytes) * u128::from(count) / u128::from(all.max(1));
-        let bytes = u64::try_from(share).expect("at most all of its bytes");
-        let mut records = VecDeque::new();
-        if let Some(waiting) = &mut self.records {
-            let later = waiting.split_off(waiting.partition_point(|meta| meta.offset < to));
-            records = std::mem::replace(waiting, later);
-        }
-        let range = OffsetRange { from: self.range.from, to };
-        self.range.from = to;
-        self.bytes -= bytes;
-        Some((range, bytes, records))
     }
 }
 

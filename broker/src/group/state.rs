@@ -51,6 +51,9 @@ pub struct Commit {
 pub struct PartitionState {
     /// Epoch of the partition that this state was last compared with (rule G7).
     pub epoch: PartitionEpoch,
+    /// Where the group began, no later than a cut since: where a cursor begins that its reader has not (rules OF-1, RM-3).
+    #[serde(default)]
+    pub start: Offset,
     /// Floor and what is settled above it.
     pub settled: SettledSet,
     /// Unsettled records that were tried.
@@ -88,6 +91,7 @@ impl PartitionState {
     pub fn new(start: &Start) -> Self {
         Self {
             epoch: start.epoch,
+            start: start.offset,
             settled: SettledSet::new(start.offset),
             tried: BTreeMap::new(),
             intents: BTreeMap::new(),
@@ -387,6 +391,7 @@ impl PartitionState {
             GroupRecord::Cut { at, epoch, group_epoch, .. } => {
                 self.leases_from = AssignmentEpoch(*group_epoch);
                 self.settled.cut(*at);
+                self.start = self.start.min(*at);
                 self.tried.retain(|offset, _| offset < at);
                 self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);
                 self.epoch = *epoch;

@@ -220,6 +220,7 @@ impl Machine {
             partition_epoch: partition.epoch,
             crashes: partition.crashes,
             metadata: partition.commit.metadata.clone(),
+            group_start: partition.start,
         };
         self.send(member, frame, After::Group, fx);
         self.tell_live(member, unit.source, fx);

@@ -67,7 +67,9 @@ impl Machine {
             }
             Verb::Extend { request, targets } => self.extend(member, request, &targets, now, fx),
             Verb::Started { targets } => self.started(member, &targets),
-            verb @ (Verb::Commit { .. } | Verb::DeadLetter { .. }) => self.offset_verb(member, verb, now, fx),
+            verb @ (Verb::Commit { .. } | Verb::Report { .. } | Verb::DeadLetter { .. }) => {
+                self.offset_verb(member, verb, now, fx)
+            }
             Verb::Revoked { source, slots } => self.revoked(member, source, slots, now, fx),
             Verb::Leave => self.leave(member, now, fx),
         }

@@ -217,7 +217,7 @@ impl Stream {
                     intake += 1;
                     let permit = permits.take();
                     match message.map_err(Problem::from_client)? {
-                        Some(request) => self.asked(request)?,
+                        Some(request) => self.asked(request).await?,
                         // Answers that are due are still told.
                         None => asking = false,
                     }

@@ -9,8 +9,8 @@ use super::convert;
 use super::convert_groups::{mode_of, mode_to_wire, source_topic};
 use super::status::{self, Problem};
 use crate::coordinator::types::{
-    AfterDead, Backoff, BreakerPolicy, ConfigError, GroupConfig, GroupTopic, Mode, OnExhausted, OnGap, RetryPolicy,
-    SourceName, StartAt,
+    AfterDead, Backoff, BreakerPolicy, ConfigError, GroupConfig, GroupTopic, Mode, OnExhausted, OnGap, Positions,
+    RetryPolicy, SourceName, StartAt,
 };
 use crate::limits;
 use crate::model::topic::DEAD_LETTER_SUFFIX;
@@ -148,7 +148,16 @@ fn merged(base: Settings, given: &v1::GroupConfig) -> Result<Settings, Problem> 
     }
     match v1::PositionStore::try_from(given.positions) {
         Ok(v1::PositionStore::Unspecified | v1::PositionStore::Broker) => {}
-        _ => return Err(status::invalid_field("config.positions", given.positions, "0 or 1 (broker) in this version")),
+        Ok(v1::PositionStore::Cursor) => {
+            let on_gap = config.on_gap;
+            config = config.positions(Positions::Cursor);
+            if given.on_gap != 0 {
+                config.on_gap = on_gap;
+            }
+        }
+        Err(_) => {
+            return Err(status::invalid_field("config.positions", given.positions, "0, 1 (broker) or 2 (cursor)"));
+        }
     }
     if let Some(letters) = &given.dead_letters {
         dead_letters(&mut config, letters)?;
@@ -246,7 +255,7 @@ pub(super) fn masked(
     given: &v1::GroupConfig,
     paths: &[String],
 ) -> Result<Option<(GroupConfig, Option<TopicRetry>)>, Problem> {
-    let defaults = GroupConfig::new(config.mode, config.subscription.clone());
+    let defaults = GroupConfig::new(config.mode, config.subscription.clone()).positions(config.positions);
     let (mut base, mut chosen, mut topic_retry, mut any) = (config.clone(), v1::GroupConfig::default(), false, false);
     for path in paths {
         any |= path.starts_with("config");
@@ -375,7 +384,10 @@ pub(super) fn to_wire(config: &GroupConfig, topics: &[GroupTopic]) -> v1::GroupC
             OnGap::Continue => v1::OnGap::Continue.into(),
         },
         idle_ttl_ms: Some(config.idle_ttl_ms),
-        positions: v1::PositionStore::Broker.into(),
+        positions: match config.positions {
+            Positions::Broker => v1::PositionStore::Broker.into(),
+            Positions::Cursor => v1::PositionStore::Cursor.into(),
+        },
         dead_letters: Some(v1::DeadLetterConfig {
             retention_ms: Some(match config.dlq_retention_ms {
                 forever if forever >= limits::DURATION_MS_MAX as i64 => -1,

@@ -75,6 +75,7 @@ fn what_no_group_can_have_is_refused() {
         v1::GroupConfig { mode: 9, ..on("orders") },
         v1::GroupConfig { on_gap: 9, ..on("orders") },
         v1::GroupConfig { positions: 2, ..on("orders") },
+        v1::GroupConfig { positions: 3, mode: 2, ..on("orders") },
         v1::GroupConfig { lease_ms: Some(0), ..on("orders") },
         v1::GroupConfig { session_timeout_ms: Some(u64::MAX), ..on("orders") },
         v1::GroupConfig { max_in_flight_per_key: Some(33), ..on("orders") },

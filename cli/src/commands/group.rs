@@ -20,7 +20,7 @@ mod show;
 
 pub(super) use show::told;
 
-use settings::{GroupNotes, GroupSettings, GroupTopics, ModeChoice, Start};
+use settings::{GroupNotes, GroupSettings, GroupTopics, ModeChoice, PositionsChoice, Start};
 
 /// Create, look at, change, pause, reset and delete consumer groups.
 #[derive(Debug, Args)]
@@ -162,6 +162,9 @@ struct Create {
     /// How the work is shared out; cannot be changed later.
     #[arg(long, value_enum)]
     mode: Option<ModeChoice>,
+    /// Who keeps the positions; cannot be changed later. `cursor` takes --mode offset.
+    #[arg(long, value_enum)]
+    positions: Option<PositionsChoice>,
     #[command(flatten)]
     start: Start,
     #[command(flatten)]
@@ -302,6 +305,7 @@ impl Create {
         let mut config = self.settings.config();
         config.subscription = self.topics.subscription();
         config.mode = self.mode.map(Into::into);
+        config.positions = self.positions.map(Into::into);
         config.start = self.start.position()?;
         if config.subscription.is_none() {
             return Err(Failure::usage("a group needs topics", "give --topic NAME, or --pattern"));

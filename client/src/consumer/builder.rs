@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::{Consumer, Handle};
 use crate::connection::Client;
 use crate::error::{Error, ErrorKind, ErrorReason};
-use crate::groups::{Group, GroupConfig, GroupMode, NewGroup, Subscription};
+use crate::groups::{Group, GroupConfig, GroupMode, NewGroup, PositionStore, Subscription};
 
 /// Bytes that a member holds at most by default.
 const CREDIT_BYTES: u64 = 16 << 20;
@@ -146,6 +146,12 @@ impl ConsumerBuilder {
             let message = format!("group {} has mode {mode}, expected is {expected}", group.name);
             let error = Error::refused(ErrorReason::GroupMismatch, message);
             return Err(error.with_fact("field", "mode").with_fact("group", mode.as_str()));
+        }
+        if group.config.positions == Some(PositionStore::Cursor) {
+            let message =
+                format!("group {} keeps its positions in a read model's database: see `projection`", group.name);
+            let error = Error::refused(ErrorReason::GroupMismatch, message);
+            return Err(error.with_fact("field", "positions").with_fact("group", PositionStore::Cursor.as_str()));
         }
         let concurrency = settings.concurrency;
         let records = CREDIT_RECORDS.max(CREDIT_PER_HANDLER.saturating_mul(concurrency as u64));

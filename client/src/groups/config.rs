@@ -54,6 +54,16 @@ wire_enum! {
     }
 }
 
+wire_enum! {
+    /// Who keeps the positions of a group (rule RM-3). Fixed at creation.
+    PositionStore of PositionStore {
+        /// The broker.
+        Broker = "broker",
+        /// The reader's own database, in the transactions that write its read model; mode offset alone.
+        Cursor = "cursor",
+    }
+}
+
 /// Which topics a group has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Subscription {
@@ -290,6 +300,8 @@ pub struct GroupConfig {
     pub on_gap: Option<OnGap>,
     /// Milliseconds without a member after which the group is deleted; default 0: never.
     pub idle_ttl_ms: Option<u64>,
+    /// Who keeps the positions; default the broker. Fixed at creation.
+    pub positions: Option<PositionStore>,
     /// Its dead letters.
     pub dead_letters: Option<DeadLetterConfig>,
     /// What the broker may hold for it.
@@ -348,7 +360,7 @@ impl GroupConfig {
             breaker: self.breaker.as_ref().map(wire::breaker),
             on_gap: OnGap::to_wire(self.on_gap),
             idle_ttl_ms: self.idle_ttl_ms,
-            positions: v1::PositionStore::Unspecified.into(),
+            positions: PositionStore::to_wire(self.positions),
             dead_letters: self.dead_letters.as_ref().map(wire::dead_letters),
             bounds: self.bounds.map(wire::bounds),
         }
@@ -356,7 +368,7 @@ impl GroupConfig {
 
     pub(crate) fn from_wire(wire: v1::GroupConfig) -> Self {
         use v1::group_config::Subscription as Wire;
-        let (mode, on_gap) = (wire.mode(), wire.on_gap());
+        let (mode, on_gap, positions) = (wire.mode(), wire.on_gap(), wire.positions());
         let topic_retry = wire.topic_retry.into_iter().map(|own| {
             let retry = own.retry.map(RetryPolicy::from_wire).unwrap_or_default();
             (own.topic, retry)
@@ -381,9 +393,16 @@ impl GroupConfig {
             breaker: wire.breaker.map(wire::from_breaker),
             on_gap: OnGap::from_wire(on_gap),
             idle_ttl_ms: wire.idle_ttl_ms,
+            positions: PositionStore::from_wire(positions),
             dead_letters: wire.dead_letters.map(wire::from_dead_letters),
             bounds: wire.bounds.map(wire::from_bounds),
         }
+    }
+
+    /// With its positions kept so.
+    pub fn positions(mut self, positions: PositionStore) -> Self {
+        self.positions = Some(positions);
+        self
     }
 
     /// Names of the fields that are set, as a field mask calls them.
@@ -405,6 +424,7 @@ impl GroupConfig {
             ("breaker", self.breaker.is_some()),
             ("on_gap", self.on_gap.is_some()),
             ("idle_ttl_ms", self.idle_ttl_ms.is_some()),
+            ("positions", self.positions.is_some()),
             ("dead_letters", self.dead_letters.is_some()),
             ("bounds", self.bounds.is_some()),
         ];
@@ -500,6 +520,7 @@ mod tests {
             breaker: Some(BreakerConfig { enabled: Some(false), window_ms: Some(9), ..BreakerConfig::default() }),
             on_gap: Some(OnGap::Continue),
             idle_ttl_ms: Some(7),
+            positions: Some(PositionStore::Cursor),
             dead_letters: Some(DeadLetterConfig { retention_ms: Some(-1), ..DeadLetterConfig::default() }),
             bounds: Some(GroupBounds { held_records: Some(100), ..GroupBounds::default() }),
         }
@@ -523,7 +544,7 @@ mod tests {
     #[test]
     fn a_change_names_each_setting_that_is_given_and_no_other() {
         assert!(GroupConfig::default().mask().is_empty());
-        assert_eq!(full().mask().len(), 18);
+        assert_eq!(full().mask().len(), 19);
         let some = GroupConfig { lease_ms: Some(1), ..GroupConfig::topics(["t"]) };
         assert_eq!(some.mask(), ["config.topics", "config.lease_ms"]);
     }

@@ -18,7 +18,7 @@ mod words;
 
 pub use config::{
     AfterDead, Backoff, BreakerConfig, DeadLetterConfig, GroupBounds, GroupCaps, GroupConfig, GroupMode, GroupPosition,
-    OnExhausted, OnGap, RetryPolicy, Subscription, TopicOffset,
+    OnExhausted, OnGap, PositionStore, RetryPolicy, Subscription, TopicOffset,
 };
 pub use filter::{HeaderFilter, HeaderValue, RecordFilter};
 pub use outcome::{AcceptedGap, PartitionReset, Processed, ProcessedState, RecoveredGroup};

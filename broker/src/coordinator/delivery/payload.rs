@@ -5,11 +5,12 @@
 
 use sawlog_proto::batch::BatchRecord;
 
-use super::super::frames::{DeliveredRecord, SessionFrame};
+use super::super::frames::{DeliveredRecord, EditedRecord, SessionFrame};
 use super::super::group::Group;
 use super::cache::Kept;
 use crate::dead_letter::headers;
 use crate::group::effect::{Delivered, Delivery, EntryDelivery, Mark};
+use crate::group::entry::EntryState;
 use crate::group::event::Event;
 use crate::group::record::GapReason;
 use crate::limits;
@@ -202,9 +203,40 @@ pub(in crate::coordinator) async fn range_part(
         frames = read_range(group, range).await?;
     }
     let reached = frames.last().map_or(to, Frame::end_offset).min(to);
+    let edited = edited_records(group, range, OffsetRange { from, to: reached }).await?;
     group.cache().pass(range.source, reached);
-    let out = if batches { batch_pages(range, frames, reached) } else { record_pages(group, range, &frames, reached) };
+    let out = if batches {
+        batch_pages(range, frames, reached, &edited)
+    } else {
+        record_pages(group, range, &frames, reached, &edited)
+    };
     Ok(RangePart { frames: out, reached })
+}
+
+/// Records of a range that come as they were resolved, edited (rule DL-15).
+async fn edited_records(
+    group: &Group,
+    range: &Range,
+    within: OffsetRange,
+) -> Result<Vec<EditedRecord>, (OffsetRange, Missing)> {
+    let mut edited = Vec::new();
+    for mark in range.marks.iter().filter(|mark| within.contains(mark.offset)) {
+        let (Some(copy), Some(EntryState::Resolved { version })) = (mark.copy, mark.state) else { continue };
+        let entry = EntryDelivery { key: mark.entry, copy, version, cycle: mark.cycle, job: None };
+        match entry_record(group, range.source, &entry).await {
+            Ok(Found { record, .. }) => {
+                let timestamp_ms = record.timestamp_ms;
+                edited.push(EditedRecord { offset: mark.offset, timestamp_ms, payload: record });
+            }
+            // An edited version is nowhere else: what cannot be read is waited for, never told as the original.
+            Err(Missing::Gone(reason)) => {
+                let what = format!("the edited copy of offset {} is gone ({reason:?})", mark.offset.get());
+                return Err((within, Missing::Later(what)));
+            }
+            Err(missing) => return Err((within, missing)),
+        }
+    }
+    Ok(edited)
 }
 
 /// Reads frames of a range that are not kept any more.
@@ -228,7 +260,7 @@ async fn read_range(group: &Group, range: &Range) -> Result<Vec<Frame>, (OffsetR
 }
 
 /// Stored batches in frames of at most about 1 MiB (rule FC-6).
-fn batch_pages(range: &Range, frames: Vec<Frame>, reached: Offset) -> Vec<SessionFrame> {
+fn batch_pages(range: &Range, frames: Vec<Frame>, reached: Offset, edited: &[EditedRecord]) -> Vec<SessionFrame> {
     let mut out = Vec::new();
     let (mut page, mut bytes): (Vec<Frame>, usize) = (Vec::new(), 0);
     let mut from = range.range.from;
@@ -242,6 +274,7 @@ fn batch_pages(range: &Range, frames: Vec<Frame>, reached: Offset) -> Vec<Sessio
             reached: upto,
             marks: range.marks.iter().filter(|mark| span.contains(mark.offset)).copied().collect(),
             filtered: range.filtered.iter().filter(|offset| span.contains(**offset)).copied().collect(),
+            edited: edited.iter().filter(|one| span.contains(one.offset)).cloned().collect(),
         });
         from = upto;
     };
@@ -258,7 +291,13 @@ fn batch_pages(range: &Range, frames: Vec<Frame>, reached: Offset) -> Vec<Sessio
 }
 
 /// Single records in frames of at most about 1 MiB, each saying how far it reaches (rule FC-7).
-fn record_pages(group: &Group, range: &Range, frames: &[Frame], reached: Offset) -> Vec<SessionFrame> {
+fn record_pages(
+    group: &Group,
+    range: &Range,
+    frames: &[Frame],
+    reached: Offset,
+    edited: &[EditedRecord],
+) -> Vec<SessionFrame> {
     let mut out = Vec::new();
     let mut page = Page::new(range.source, range.epoch);
     let skipped: std::collections::HashSet<Offset> = range.filtered.iter().copied().collect();
@@ -269,12 +308,15 @@ fn record_pages(group: &Group, range: &Range, frames: &[Frame], reached: Offset)
             if offset < range.range.from || offset >= reached || skipped.contains(&offset) {
                 continue;
             }
-            let Ok(found) = found(&kept, offset) else {
+            let Ok(mut found) = found(&kept, offset) else {
                 let range = OffsetRange { from: frame.base_offset, to: frame.end_offset() };
                 tracing::warn!(group = %group.name(), offset = offset.get(), "a batch cannot be decoded");
                 group.drive_event(Event::Gap { source: page.source, range, reason: GapReason::Undecodable });
                 break;
             };
+            if let Some(edited) = edited.iter().find(|edited| edited.offset == offset) {
+                found.record = edited.payload.clone();
+            }
             page.push(Delivery { offset, attempt: 1, more: None }, found, &mut out);
         }
     }

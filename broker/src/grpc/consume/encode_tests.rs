@@ -167,8 +167,8 @@ fn batches_made_by_hand_are_the_messages_that_the_generated_code_makes() {
     };
     let frames = [frame(0, 10), frame(3, 100_000), frame(6, 1)];
     let marks = vec![
-        v1::MarkedOffset { offset: 1, why: Some(v1::marked_offset::Why::Filtered(v1::Unit {})) },
-        v1::MarkedOffset { offset: 4, why: Some(v1::marked_offset::Why::BlockedBy("x".into())) },
+        v1::MarkedOffset { offset: 1, why: Some(v1::marked_offset::Why::Filtered(v1::Unit {})), edited: None },
+        v1::MarkedOffset { offset: 4, why: Some(v1::marked_offset::Why::BlockedBy("x".into())), edited: None },
     ];
     let mut outbox = Outbox::default();
     outbox.batches(Head { source_id: 7, epoch: 300, max_attempts: 0 }, &frames, &marks, 1, 8);

@@ -8,7 +8,7 @@ use super::Stream;
 use super::encode::{Extra, Head, Item};
 use super::verbs::runs_to_wire;
 use crate::coordinator::types::{AckStatus, DeliveryMore, EntryKey, EntryState, Frame, Mark, Mode, Refusal};
-use crate::coordinator::{DeliveredRecord, SessionFrame};
+use crate::coordinator::{DeliveredRecord, EditedRecord, SessionFrame};
 use crate::limits::DELIVERY_FRAME_BYTES;
 use crate::model::{AssignedUnit, GroupId, Offset, OffsetRange, Source};
 use crate::partition::Frame as LogFrame;
@@ -27,9 +27,9 @@ impl Stream {
                 let items: Vec<Item<'_>> = records.iter().map(|record| item(group, record, in_order, &marks)).collect();
                 self.outbox.records(head, &items, reached.map(Offset::to_wire));
             }
-            SessionFrame::Batches { source, epoch, frames, from, reached, marks, filtered } => {
+            SessionFrame::Batches { source, epoch, frames, from, reached, marks, filtered, edited } => {
                 let head = self.head(source, epoch.0);
-                let marks = marked(self.session.group_id(), &marks, &filtered);
+                let marks = marked(self.session.group_id(), &marks, &filtered, &edited);
                 self.batches(head, &frames, &marks, OffsetRange { from, to: reached });
             }
         }
@@ -67,7 +67,7 @@ impl Stream {
     fn control(&mut self, frame: Frame) {
         let told = match frame {
             Frame::Joined { epoch, resumed, lost, lost_entries } => self.joined(epoch.0, resumed, &lost, &lost_entries),
-            Frame::Assign { unit, epoch, start, partition_epoch, crashes, metadata } => {
+            Frame::Assign { unit, epoch, start, partition_epoch, crashes, metadata, group_start } => {
                 let assignment = v1::Assignment {
                     source: Some(self.named(unit.source)),
                     slots: Some(slots(unit)),
@@ -76,6 +76,7 @@ impl Stream {
                     start_epoch: partition_epoch.get(),
                     crash_count: crashes,
                     metadata,
+                    group_start_offset: group_start.to_wire(),
                 };
                 Told::Assign(v1::Assign { units: vec![assignment] })
             }
@@ -328,20 +329,45 @@ fn mark_of(group: GroupId, mark: &Mark) -> v1::marked_offset::Why {
                 _ => 0,
             };
             let state = convert_groups::entry_state(state, false).into();
-            v1::marked_offset::Why::Entry(v1::EntryMark { dlq_id, state, version, ..Default::default() })
+            v1::marked_offset::Why::Entry(v1::EntryMark {
+                dlq_id,
+                state,
+                version,
+                cycle: mark.cycle,
+                ..Default::default()
+            })
         }
     }
 }
 
 /// Marks and what the filter leaves out, in order.
-fn marked(group: GroupId, marks: &[Mark], filtered: &[Offset]) -> Vec<v1::MarkedOffset> {
-    let marks =
-        marks.iter().map(|mark| v1::MarkedOffset { offset: mark.offset.to_wire(), why: Some(mark_of(group, mark)) });
+fn marked(group: GroupId, marks: &[Mark], filtered: &[Offset], edited: &[EditedRecord]) -> Vec<v1::MarkedOffset> {
+    let marks = marks.iter().map(|mark| v1::MarkedOffset {
+        offset: mark.offset.to_wire(),
+        why: Some(mark_of(group, mark)),
+        edited: edited.iter().find(|one| one.offset == mark.offset).map(record_of),
+    });
     let filtered = filtered.iter().map(|offset| v1::MarkedOffset {
         offset: offset.to_wire(),
         why: Some(v1::marked_offset::Why::Filtered(v1::Unit {})),
+        edited: None,
     });
     let mut all: Vec<_> = marks.chain(filtered).collect();
     all.sort_by_key(|mark| mark.offset);
     all
+}
+
+fn record_of(edited: &EditedRecord) -> v1::Record {
+    let EditedRecord { timestamp_ms, payload, .. } = edited;
+    let headers = payload.headers.iter().map(|header| v1::Header {
+        key: String::from_utf8_lossy(&header.key).into_owned(),
+        value: header.value.clone().unwrap_or_default(),
+    });
+    v1::Record {
+        key: payload.key.clone(),
+        value: payload.value.clone(),
+        headers: headers.collect(),
+        timestamp_ms: Some(*timestamp_ms),
+        ..Default::default()
+    }
 }

@@ -7,7 +7,8 @@ use sawlog_proto::v1::{self, consume_request::Frame as Asked, consume_response::
 use super::super::status::{self, Problem};
 use super::super::{convert, convert_groups, ids};
 use super::Stream;
-use crate::coordinator::types::{EntryKind, Mode, NackKind, Targets, Verb};
+use crate::coordinator::types::{EntryKind, Mode, NackKind, Positions, Targets, Verb};
+use crate::coordinator::{GroupError, Report};
 use crate::limits;
 use crate::model::{AssignmentEpoch, OffsetRange, Source};
 
@@ -76,7 +77,7 @@ struct Parts {
 
 impl Stream {
     /// Takes a frame of the member.
-    pub(super) fn asked(&mut self, request: v1::ConsumeRequest) -> Result<(), Problem> {
+    pub(super) async fn asked(&mut self, request: v1::ConsumeRequest) -> Result<(), Problem> {
         let Some(frame) = request.frame else {
             return Err(status::protocol_violation("frame", "must be one that this version knows"));
         };
@@ -101,13 +102,7 @@ impl Stream {
                     .ok_or_else(|| status::protocol_violation("Revoked", "names slots as Revoke did"))?;
                 self.tell_session(Verb::Revoked { source, slots })
             }
-            Asked::ReportProgress(progress) => {
-                self.source(progress.source_id)?;
-                // Positions are the broker's in every group that there is.
-                let problem = status::wrong_mode(&self.group, self.mode, "ReportProgress");
-                self.refuse_commit(progress.sequence, progress.source_id, problem);
-                Ok(())
-            }
+            Asked::ReportProgress(progress) => self.report(progress).await,
             Asked::Ping(ping) => {
                 self.pings.push_back(ping.nonce);
                 self.tell_session(Verb::Ping)
@@ -272,6 +267,36 @@ impl Stream {
                 self.refuse_commit(sequence, source_id, problem);
                 Ok(())
             }
+        }
+    }
+
+    async fn report(&mut self, progress: v1::ReportProgress) -> Result<(), Problem> {
+        let source = self.source(progress.source_id)?;
+        let (sequence, source_id) = (progress.sequence, progress.source_id);
+        let checked = || -> Result<_, Problem> {
+            if self.session.config().positions != Positions::Cursor {
+                return Err(status::wrong_mode(&self.group, self.mode, "ReportProgress"));
+            }
+            let epoch = progress.epoch.map(|epoch| convert::epoch("epoch", epoch)).transpose()?;
+            Ok((convert::offset("next_offset", progress.next_offset)?, epoch))
+        };
+        let (next, record_epoch) = match checked() {
+            Ok(checked) => checked,
+            Err(problem) => {
+                self.refuse_commit(sequence, source_id, problem);
+                return Ok(());
+            }
+        };
+        let request = self.pending.begin(sequence, source_id, 1, Vec::new());
+        let epoch = AssignmentEpoch(progress.assignment_epoch);
+        match self.session.report(Report { request, source, epoch, next, record_epoch }).await {
+            Ok(()) => Ok(()),
+            Err(error @ (GroupError::Truncated { .. } | GroupError::Read { .. })) => {
+                self.pending.answered(request, Vec::new());
+                self.refuse_commit(sequence, source_id, error.into());
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 

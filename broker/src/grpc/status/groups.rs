@@ -74,6 +74,10 @@ impl From<GroupError> for Problem {
             GroupError::OutOfRange { topic, partition, offset, earliest, latest } => {
                 out_of_range(&topic, partition.0, offset.get(), earliest.get(), latest.get())
             }
+            GroupError::Truncated { partition, offset, truncated_at } => new(R::OffsetOutOfRange)
+                .fact("partition", partition.0)
+                .fact("offset", offset)
+                .fact("truncated_at", truncated_at),
             GroupError::GapNotAccepted { topic, partition, range, reason } => new(R::GapNotAccepted)
                 .fact("topic", topic)
                 .fact("partition", partition.0)

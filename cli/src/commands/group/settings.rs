@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use clap::Args;
 use sawlog_client::groups::{
-    AfterDead, Backoff, BreakerConfig, DeadLetterConfig, GroupBounds, GroupCaps, OnExhausted, OnGap, Subscription,
+    AfterDead, Backoff, BreakerConfig, DeadLetterConfig, GroupBounds, GroupCaps, OnExhausted, OnGap, PositionStore,
+    Subscription,
 };
 use sawlog_client::{GroupConfig, GroupMode, GroupPosition, RetryPolicy};
 
@@ -73,6 +74,23 @@ pub(crate) enum ModeChoice {
     Offset,
     /// Each record is acked; no order.
     Unordered,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub(crate) enum PositionsChoice {
+    /// The broker.
+    Broker,
+    /// The reader's own database, as a projection does; mode offset.
+    Cursor,
+}
+
+impl From<PositionsChoice> for PositionStore {
+    fn from(choice: PositionsChoice) -> Self {
+        match choice {
+            PositionsChoice::Broker => Self::Broker,
+            PositionsChoice::Cursor => Self::Cursor,
+        }
+    }
 }
 
 impl From<ModeChoice> for GroupMode {

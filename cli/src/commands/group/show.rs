@@ -83,6 +83,7 @@ fn group_json(group: &Group, members: Option<&[Member]>) -> Value {
     };
     let mut value = json!({
         "name": group.name, "group_id": group.group_id, "revision": group.revision, "mode": group.mode().as_str(),
+        "positions": config.positions.map(|positions| positions.as_str()),
         "topics": topics, "topic_pattern": pattern, "current_topics": group.status.topics,
         "retry": config.retry.as_ref().map(retry_json),
         "lease_ms": config.lease_ms, "max_processing_ms": config.max_processing_ms,
@@ -155,6 +156,7 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
     rows.add(["id", &group.group_id]);
     rows.add(["revision", &group.revision.to_string()]);
     rows.add(["mode", group.mode().as_str()]);
+    rows.add(["positions", config.positions.map_or("", |positions| positions.as_str())]);
     rows.add(["topics", &group.subscription().join(", ")]);
     rows.add(["state", &state(group)]);
     rows.add(["max attempts", &retry.and_then(|retry| retry.max_attempts).map_or_else(String::new, |n| n.to_string())]);
