@@ -455,7 +455,7 @@ fn ak_8_a_record_that_keeps_failing_goes_to_the_dead_letters_and_its_key_is_park
 fn dl_15_marked_records_are_passed_parked_or_left_out() {
     use v1::marked_offset::Why;
     let mut bench = Bench::new(GroupMode::Offset, true, 1);
-    let mark = |offset, why| v1::MarkedOffset { offset, why: Some(why) };
+    let mark = |offset, why| v1::MarkedOffset { offset, why: Some(why), edited: None };
     let entry = v1::EntryMark { dlq_id: "x".to_owned(), ..v1::EntryMark::default() };
     let marks =
         vec![mark(0, Why::Entry(entry)), mark(1, Why::BlockedBy("y".to_owned())), mark(2, Why::Filtered(v1::Unit {}))];
