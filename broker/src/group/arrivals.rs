@@ -17,7 +17,6 @@ impl Machine {
     /// Open intents go on (rule DL-4), resets are finished (OF-3), cuts too (AK-12), entries without a job are open (RD-1).
     pub(super) fn start_dead(&mut self, now: Now, fx: &mut Effects) {
         let sources: Vec<Source> = self.state.partitions.keys().copied().collect();
-        sources.iter().for_each(|source| self.index_intents(*source));
         let gone: Vec<Source> = self.entries.sources().filter(|source| !sources.contains(source)).collect();
         if !gone.is_empty() {
             self.commit_entry(EntryRecord::Dropped { sources: gone }, fx);
@@ -249,3 +248,6 @@ fn opened(number: u64, intent: &Intent, copy: Offset) -> Entry {
         source_lost: intent.source_lost,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,9 +72,11 @@ impl Intents {
 
     /// Forgets those of a partition.
     pub(super) fn forget(&mut self, source: Source) {
+        if self.of_source.remove(&source).is_none() {
+            return;
+        }
         self.by_lane.retain(|(one, ..), _| *one != source);
         self.counts.retain(|(one, _), _| *one != source);
-        self.of_source.remove(&source);
     }
 
     /// Partitions that have any.

@@ -6,7 +6,8 @@
 //! `admin` and `gaps`.
 //!
 //! Invariants: after each event, no record that can be delivered lies beside a member that may have it; whatever was
-//! touched is looked at again before the event ends ([`Machine::finish`]).
+//! touched is looked at again before the event ends ([`Machine::finish`]); nothing is read before [`Machine::start`], so
+//! that no record is met while the state is still being compared with its partitions.
 
 use std::collections::BTreeMap;
 
@@ -62,13 +63,15 @@ pub struct Machine {
     pub(super) gaps: Gaps,
     /// When the last event came.
     pub(super) now: Now,
+    /// [`Machine::start`] was called.
+    pub(super) started: bool,
     /// The broker is going: nothing more is delivered.
     pub(super) closing: bool,
 }
 
 impl Machine {
-    /// A group as the journals have it, at the start of the broker: members that were there may resume within their
-    /// session timeout from `now` (rule GM-11), intents that are open are moved again by [`Machine::start`] (rule DL-4).
+    /// A group as the journals have it, at the start of the broker. Until [`Machine::start`] it takes what comes of the
+    /// comparison with its partitions (rule AK-12), reads nothing and lets no session end.
     pub fn new(state: GroupState, entries: EntryTable, now: Now) -> Self {
         let mut machine = Self {
             members: Members::default(),
@@ -86,6 +89,7 @@ impl Machine {
             ranges: Ranges::default(),
             gaps: Gaps::default(),
             now,
+            started: false,
             closing: false,
             state,
             entries,
@@ -94,10 +98,15 @@ impl Machine {
         machine
     }
 
-    /// What is to be done at the start of the broker, before any event: dead letters on their way go on, ranges are
-    /// read.
+    /// What is to be done at the start of the broker, once the state has been compared with its partitions: members that
+    /// were there may resume within their session timeout from `now` (rule GM-11), dead letters on their way go on
+    /// (rule DL-4), ranges are read.
+    ///
+    /// The moves are those of all intents that are open, before any later one; their copies may be there already.
     pub fn start(&mut self, now: Now) -> Effects {
         let mut effects = Effects::default();
+        (self.started, self.now) = (true, now);
+        self.await_members(now);
         self.start_dead(now, &mut effects);
         self.finish(now, &mut effects);
         effects

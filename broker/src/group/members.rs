@@ -15,6 +15,7 @@ use super::event::Credit;
 use super::lanes::{Handle, Work};
 use super::machine::Machine;
 use super::record::GroupRecord;
+use super::state::MemberState;
 use crate::model::{MemberEpoch, MemberId, Source};
 
 /// Records of credit that count; more is held at this.
@@ -148,39 +149,46 @@ impl Members {
     }
 }
 
+/// For how long a static member's stream has been gone: by the wall clock, but never longer than from now on (rule F6).
+fn since_detached(state: &MemberState, now: Now) -> Option<u64> {
+    Some(u64::try_from(now.wall_ms.saturating_sub(state.detached_ms?)).unwrap_or(0))
+}
+
 impl Machine {
-    /// Members that the journal knows: they may come back (rule GM-11). Partitions as the journal has them.
+    /// Members that the journal knows: they may come back (rule GM-11). Partitions as the journal has them, with their
+    /// intents: whatever comes next may meet a record that has one.
     pub(super) fn restore(&mut self, now: Now) {
         if let Some((forced, _)) = &self.state.breaker {
             self.breaker.force(Some(*forced), now.monotonic_ms);
         }
-        let known: Vec<(MemberId, MemberEpoch, Option<i64>)> =
-            self.state.members.iter().map(|(id, state)| (*id, state.epoch, state.detached_ms)).collect();
-        let config = &self.state.config;
-        let (session_ms, static_ms) = (config.session_timeout_ms, config.static_timeout_ms);
-        for (id, epoch, detached_ms) in known {
-            let one = self.members.add(id, epoch, now);
-            one.awaited = true;
-            let handle = one.handle;
-            let mut at_ms = now.monotonic_ms + session_ms;
-            if let Some(detached_ms) = detached_ms {
-                // By the wall clock, but never longer than from now on (rule F6).
-                let passed = u64::try_from(now.wall_ms.saturating_sub(detached_ms)).unwrap_or(0);
-                one.last_seen_ms = now.monotonic_ms;
-                one.awaited = passed < session_ms;
-                one.lapsed = passed >= session_ms;
-                if one.lapsed {
-                    at_ms = now.monotonic_ms + static_ms.saturating_sub(passed);
-                }
-            }
-            self.deadlines.arm(Timer::Session(handle), at_ms);
+        let session_ms = self.state.config.session_timeout_ms;
+        for (id, state) in &self.state.members {
+            let one = self.members.add(*id, state.epoch, now);
+            one.lapsed = since_detached(state, now).is_some_and(|passed| passed >= session_ms);
+            one.awaited = !one.lapsed;
         }
         self.hand_over.settling = self.members.all.values().any(|one| one.awaited);
         let sources: Vec<Source> = self.state.partitions.keys().copied().collect();
         for source in sources {
+            self.index_intents(source);
             self.add_work(source, now);
         }
+        self.count_lanes();
         self.pauses_changed(now);
+    }
+
+    /// The time in which members that the journal knows may come back begins now (rule GM-11).
+    pub(super) fn await_members(&mut self, now: Now) {
+        let config = &self.state.config;
+        for (id, one) in &mut self.members.all {
+            let mut left_ms = config.session_timeout_ms;
+            if one.lapsed {
+                let passed = self.state.members.get(id).and_then(|state| since_detached(state, now));
+                left_ms = config.static_timeout_ms.saturating_sub(passed.unwrap_or(0));
+            }
+            one.last_seen_ms = now.monotonic_ms;
+            self.deadlines.arm(Timer::Session(one.handle), now.monotonic_ms + left_ms);
+        }
     }
 
     /// Begins to hold records of a partition.

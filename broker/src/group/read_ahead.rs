@@ -251,8 +251,11 @@ impl Machine {
         }
     }
 
-    /// Asks for what is to be read next.
+    /// Asks for what is to be read next; nothing before the start (rule AK-12), which makes up for it.
     pub(super) fn read_on(&mut self, fx: &mut Effects) {
+        if !self.started {
+            return;
+        }
         for source in std::mem::take(&mut self.looked_at) {
             if let Some(fetch) = self.wanted(source)
                 && let Some(work) = self.works.get_mut(&source)

@@ -108,6 +108,9 @@ impl World {
             events: 0,
             chance,
         };
+        let now = world.now();
+        let effects = world.machine.start(now);
+        world.absorb(effects)?;
         let dlq = "orders.sim.dlq".into();
         let topic = GroupTopic { topic: TOPIC, name: "orders".into(), partitions, dlq, is_dlq: false };
         let epoch = world.logs[&sources[0]].epoch();
