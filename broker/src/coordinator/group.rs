@@ -79,6 +79,8 @@ pub(super) struct Inner {
 #[derive(Debug)]
 struct Handover {
     moves: Vec<(Source, u64)>,
+    /// The moves are of intents from before the start.
+    again: bool,
     opened: Vec<(Source, u64)>,
     notices: Vec<Notice>,
     written: Written,
@@ -258,7 +260,7 @@ impl Group {
         self.schedule(deadline_ms);
         let quiet = moves.is_empty() && opened.is_empty() && notices.is_empty();
         let written = inner.written;
-        let handover = if quiet { None } else { Some(Handover { moves, opened, notices, written }) };
+        let handover = if quiet { None } else { Some(Handover { moves, again: false, opened, notices, written }) };
         (handover, outcome)
     }
 
@@ -319,11 +321,10 @@ impl Group {
         if inner.gone || self.shared.stopped().is_some() {
             return;
         }
-        let mut effects = inner.machine.start(self.shared.now());
-        // The mover takes open intents from `GroupHandle::intents` at its start, and looks for their copies first.
-        effects.moves.clear();
+        let effects = inner.machine.start(self.shared.now());
         if let (Some(handover), _) = self.follow(&mut inner, effects) {
-            self.handovers.lock().push_back(handover);
+            // In front of all intents to come: copies are appended in the order of the intents (rule G3).
+            self.handovers.lock().push_back(Handover { again: true, ..handover });
         }
         drop(inner);
         self.hand_over();
@@ -356,7 +357,7 @@ impl Group {
     }
 
     fn tell(&self, handover: Handover) {
-        let Handover { moves, opened, notices, written } = handover;
+        let Handover { moves, again, opened, notices, written } = handover;
         let Some(own) = self.own.upgrade() else { return };
         self.counters.note(&notices);
         if !opened.is_empty() {
@@ -368,7 +369,7 @@ impl Group {
             dead_letters.notices(&own, &notices);
         }
         if !moves.is_empty() {
-            dead_letters.moves(&own, moves, written);
+            dead_letters.moves(&own, moves, written, again);
         }
     }
 

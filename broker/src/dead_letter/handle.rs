@@ -47,7 +47,7 @@ pub trait GroupHandle: Debug + Send + Sync + 'static {
     fn topic(&self, topic: TopicUuid) -> Option<GroupTopic>;
     /// An intent that is open.
     fn intent(&self, source: Source, number: u64) -> Option<Intent>;
-    /// All intents that are open, in order: what the mover must finish after a start.
+    /// All intents that are open, in order.
     fn intents(&self) -> Vec<(Source, u64)>;
     /// Looks at the entries; keep it short.
     fn with_entries(&self, look: &mut dyn FnMut(&EntryTable));
@@ -71,11 +71,12 @@ pub trait Groups: Debug + Send + Sync + 'static {
 
 /// Whoever moves dead letters and runs the jobs. Called under the lock of no group.
 pub trait DeadLetters: Debug + Send + Sync + 'static {
-    /// Intents to carry out, in this order, once `after` is durable (rule DL-4).
-    fn moves(&self, group: &Arc<dyn GroupHandle>, moves: Vec<(Source, u64)>, after: Written);
+    /// Intents to carry out, in this order and behind those of earlier calls, once `after` is durable (rule DL-4).
+    /// `again`: a stop may have cut them short, so their copies may be there already.
+    fn moves(&self, group: &Arc<dyn GroupHandle>, moves: Vec<(Source, u64)>, after: Written, again: bool);
     /// What happened; [`Notice::EntryClosed`], [`Notice::RedriveFailed`] and the like are of interest.
     fn notices(&self, group: &Arc<dyn GroupHandle>, notices: &[Notice]);
-    /// The groups are there and compared with their partitions: finish what a stop cut short, go on with jobs.
+    /// The groups have started: go on with jobs and retention.
     fn start(&self, groups: Arc<dyn Groups>);
     /// A group was deleted: its dead-letter topics and jobs go. Resolves when nothing of it is left.
     fn forget(&self, group: GroupId, topics: Vec<GroupTopic>) -> BoxFuture<'static, ()>;

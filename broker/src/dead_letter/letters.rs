@@ -114,8 +114,12 @@ fn refused(group: GroupId, refusal: Refusal) -> LetterError {
 }
 
 impl DeadLetters for Letters {
-    fn moves(&self, group: &Arc<dyn GroupHandle>, moves: Vec<(Source, u64)>, after: Written) {
-        self.mover.push(group, moves, after, false);
+    fn moves(&self, group: &Arc<dyn GroupHandle>, moves: Vec<(Source, u64)>, after: Written, again: bool) {
+        if again {
+            let intents = moves.len();
+            tracing::info!(group = %group.name(), intents, "dead letters are moved that a stop cut short");
+        }
+        self.mover.push(group, moves, after, again);
     }
 
     fn notices(&self, group: &Arc<dyn GroupHandle>, notices: &[Notice]) {
@@ -123,13 +127,6 @@ impl DeadLetters for Letters {
     }
 
     fn start(&self, groups: Arc<dyn Groups>) {
-        for group in groups.all() {
-            let open = group.intents();
-            if !open.is_empty() {
-                tracing::info!(group = %group.name(), intents = open.len(), "dead letters are moved that a stop cut short");
-                self.mover.push(&group, open, Written::default(), true);
-            }
-        }
         let all = groups.all();
         // A second start changes nothing.
         let _ = self.groups.set(groups);

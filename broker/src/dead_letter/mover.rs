@@ -4,7 +4,7 @@
 //! intent durable (groups) -> copy appended, durable -> entry durable (entries) -> settled (groups) -> the verb's OK
 //! ```
 //! One task for each partition of a group that has intents, and only as long as it has: intents are carried out in
-//! their order, many by one append. After a start, and after an append whose outcome is not known, the copies are
+//! their order, many by one append; one that is queued twice is carried out once. After a start, and after an append whose outcome is not known, the copies are
 //! looked for first, from the end of the dead letters that the intent noted.
 //!
 //! Owns the queues and the tasks. What an intent means, and what follows from a copy, is the group's to decide. It must
@@ -18,7 +18,7 @@ mod carry;
 
 pub(super) use carry::push;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,7 +75,8 @@ struct Shared {
 /// Intents of a partition of a group that wait, and their task.
 #[derive(Debug)]
 struct Queue {
-    numbers: VecDeque<u64>,
+    /// In their order, which is that of the intents.
+    numbers: BTreeSet<u64>,
     after: Written,
     /// Copies may be there already.
     search: bool,
@@ -121,7 +122,7 @@ impl Mover {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Queues intents, in their order; `search`: their copies may be there already.
+    /// Queues intents, which go in the order of their numbers; `search`: their copies may be there already.
     pub(super) fn push(&self, group: &Arc<dyn GroupHandle>, moves: Vec<(Source, u64)>, after: Written, search: bool) {
         let shared = &self.shared;
         if shared.stopping.is_cancelled() {
@@ -131,14 +132,14 @@ impl Mover {
         for (source, number) in moves {
             let key = (group.id(), source);
             let queue = queues.entry(key).or_insert_with(|| Queue {
-                numbers: VecDeque::new(),
+                numbers: BTreeSet::new(),
                 after: Written::default(),
                 search: false,
                 ended: shared.stopping.child_token(),
                 tasks: TaskTracker::new(),
                 running: false,
             });
-            queue.numbers.push_back(number);
+            queue.numbers.insert(number);
             queue.search |= search;
             queue.after.group = queue.after.group.max(after.group);
             queue.after.entries = queue.after.entries.max(after.entries);
@@ -201,8 +202,7 @@ impl Shared {
             queues.remove(&key);
             return None;
         }
-        let count = queue.numbers.len().min(TAKEN);
-        let numbers = queue.numbers.drain(..count).collect();
+        let numbers = std::iter::from_fn(|| queue.numbers.pop_first()).take(TAKEN).collect();
         // Those that are left were queued by the same calls: they are looked for too.
         let search = if queue.numbers.is_empty() { std::mem::take(&mut queue.search) } else { queue.search };
         Some(Taken { numbers, after: queue.after, search })

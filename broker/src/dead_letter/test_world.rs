@@ -61,7 +61,7 @@ impl World {
         let world = Self { logs, group, letters, clock, handle };
         world.letters.start(Arc::new(OneGroup(Arc::clone(&world.group))));
         let (moves, after) = world.group.kill(&(0..9).collect::<Vec<_>>(), |offset| record(offset).key.map(Into::into));
-        world.letters.moves(&world.handle, moves, after);
+        world.letters.moves(&world.handle, moves, after, false);
         world.settle().await;
         assert_eq!(world.group.state.lock().settled.len(), 9);
         world

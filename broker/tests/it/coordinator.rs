@@ -21,6 +21,8 @@ use tokio::runtime::Runtime;
 
 use crate::topics::{START_MS, World, config, offset};
 
+mod starts;
+
 /// No wait takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
 

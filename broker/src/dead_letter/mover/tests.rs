@@ -357,3 +357,20 @@ fn dl_16_a_batch_that_cannot_be_decoded_is_copied_whole() {
     let stored = super::super::test_support::checked(&[record(2)]);
     assert_eq!((copy.key, copy.value), (None, Some(stored.bytes)));
 }
+
+#[test]
+fn g_3_intents_that_are_queued_twice_or_late_are_copied_once_each_and_in_their_order() {
+    let steps = Arc::new(Steps::default());
+    let world = World::new(&steps);
+    runtime().block_on(async {
+        let mover = world.mover(Sabotage::default());
+        let (old, after) = world.group.kill(&[0, 3], key_of);
+        let (new, _) = world.group.kill(&[6, 1], key_of);
+        mover.push(&world.handle(), new.clone(), after, false);
+        mover.push(&world.handle(), [old, new].concat(), after, true);
+        world.work(&mover).await;
+    });
+    let copies = world.copies().into_iter().map(|((offset, _), copies)| (offset.get(), copies));
+    let expected = [(0, vec![at(0)]), (1, vec![at(3)]), (3, vec![at(1)]), (6, vec![at(2)])];
+    assert_eq!(copies.collect::<Vec<_>>(), expected);
+}

@@ -67,7 +67,7 @@ fn dl_10_what_an_intent_may_need_stays() {
         world.group.state.lock().dlq_end = at(6);
         world.logs.source.lock().damage(9, false);
         let (moves, after) = world.group.kill(&[9], |_| None);
-        world.letters.moves(&world.handle, moves, after);
+        world.letters.moves(&world.handle, moves, after, false);
         world.clock.advance(31 * DAY);
         world.letters.run_retention(true).await;
         let letters = world.logs.letters.lock().clone().expect("they are made");
