@@ -111,7 +111,12 @@ impl BrokerProcess {
             _ => {}
         }
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log"));
-        let mut child = Command::new(binary())
+        let mut command = Command::new(binary());
+        // Settings of the tests are none of the broker's, which refuses what it does not know.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SAWLOG_")) {
+            command.env_remove(name);
+        }
+        let mut child = command
             .arg("serve")
             .args(["--port", self.address.rsplit_once(':').map_or("0", |(_, port)| port)])
             .arg("--data-dir")
