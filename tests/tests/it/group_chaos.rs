@@ -19,6 +19,8 @@ use crate::load::Random;
 
 /// Kills: of the broker and of members in turn. `SAWLOG_CHAOS_ROUNDS` for more.
 const ROUNDS: u64 = 6;
+/// Which records, and when the kills come. `SAWLOG_CHAOS_SEED` for another; what else happens is up to the machine.
+const SEED: u64 = 0x5a17_1e57_0009;
 /// Records for each round.
 const RECORDS_PER_ROUND: u64 = 1_500;
 /// Members at a time.
@@ -109,8 +111,10 @@ fn event_in(member: u32, line: &str) -> Option<GroupEvent> {
     Some(GroupEvent { time_us, member, place, what })
 }
 
-fn rounds() -> u64 {
-    std::env::var("SAWLOG_CHAOS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(ROUNDS)
+/// A number that the environment sets.
+fn setting(name: &str, usual: u64) -> u64 {
+    let Ok(text) = std::env::var(name) else { return usual };
+    text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number"))
 }
 
 async fn make_group(client: &Client) {
@@ -204,9 +208,10 @@ async fn wait_for_work(progress: &mut watch::Receiver<Seen>, at: u64) -> Option<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finds doubled dead letters and records handled behind a dead one after kills of the broker: not mended yet"]
 async fn ak_10_ko_8_dl_4_kills_of_broker_and_members_lose_double_and_reorder_nothing() {
-    let (rounds, seed) = (rounds(), 0x5a17_1e57_0009_u64);
+    // A seed of 0 makes no numbers.
+    let (rounds, seed) = (setting("SAWLOG_CHAOS_ROUNDS", ROUNDS), setting("SAWLOG_CHAOS_SEED", SEED).max(1));
+    println!("again: SAWLOG_CHAOS_ROUNDS={rounds} SAWLOG_CHAOS_SEED={seed}");
     let total = rounds * RECORDS_PER_ROUND;
     let mut broker = BrokerProcess::start().await;
     let client = broker.client();
@@ -252,7 +257,7 @@ async fn ak_10_ko_8_dl_4_kills_of_broker_and_members_lose_double_and_reorder_not
         member_kills: (rounds / 2) as u32,
     };
     let totals = check_group(&history).unwrap_or_else(|found| {
-        panic!("seed {seed:#x}, {} violations: {:?}\n{}", found.len(), &found[..found.len().min(10)], broker.log())
+        panic!("seed {seed}, {} violations: {:?}\n{}", found.len(), &found[..found.len().min(10)], broker.log())
     });
     println!("{rounds} kills, {in_flight} with records in work: {totals:?}");
     assert_eq!(totals.appended, total, "every record that was acknowledged is in the log, once");
