@@ -184,7 +184,8 @@ impl Machine {
         if self.totals.records > 0 {
             self.deadlines.arm(Timer::Idle, now.monotonic_ms + IDLE_MS / 2);
         }
-        let sources: Vec<Source> = self.works.keys().copied().collect();
+        // Of one that rests nobody gets anything.
+        let sources: Vec<Source> = self.works.values().filter(|work| !work.paused).map(|work| work.source).collect();
         for source in sources {
             if self.state.config.mode == Mode::Unordered {
                 self.share(source, &idle, now, fx);
@@ -209,7 +210,8 @@ impl Machine {
             })
             .filter_map(|index| {
                 let member = self.members.id(work.record(index).holder)?;
-                self.members.get(member).filter(|one| one.hints)?;
+                // One without a stream cannot be told, and may begin with it.
+                self.members.get(member).filter(|one| one.hints && one.attached)?;
                 Some((member, index))
             })
             .collect();

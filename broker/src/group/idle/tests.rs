@@ -199,3 +199,31 @@ fn cb_2_after_a_reset_that_takes_the_probe_away_another_one_goes_out() {
     rig.pass_alive(5_500, &[1]);
     assert_eq!(rig.offsets(1).len(), 1, "the breaker does not wait for what is gone");
 }
+
+#[test]
+fn fc_5_nothing_is_recalled_from_who_cannot_be_told_or_while_the_group_is_paused() {
+    for paused in [true, false] {
+        let mut rig = Rig::new(Mode::Keyed, 1);
+        rig.join_as(1, 1_000, Some("a"), None);
+        rig.append(log(), &(0..40).collect::<Vec<u64>>());
+        rig.started(1, log(), &[0]);
+        rig.join(2, 1_000);
+        let one = crate::group::test_support::member(1);
+        let epoch = rig.epochs[&one];
+        if paused {
+            let act = crate::group::letters_support::act();
+            rig.event(crate::group::event::Event::Admin(crate::group::event::Admin::Pause {
+                topic: None,
+                until_ms: None,
+                act,
+            }));
+        } else {
+            rig.event(crate::group::event::Event::StreamEnded { member: one, epoch });
+        }
+        rig.taken(1);
+        rig.pass_alive(6_000, if paused { &[1, 2] } else { &[2] });
+        assert!(rig.offsets(2).is_empty());
+        assert!(!rig.taken(1).iter().any(|frame| matches!(frame, Frame::Recall { .. })));
+        assert_eq!(rig.leased(1), 40, "paused {paused}");
+    }
+}
