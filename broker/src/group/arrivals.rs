@@ -108,6 +108,7 @@ impl Machine {
         let waits = self.dead.pending.remove(&(source, number));
         self.tell_pending_key(waits, AckStatus::Ok, intent.key, fx);
         self.lane_changed(source, intent.lane, was, now, fx);
+        self.refresh_alone(intent.key, now);
     }
 
     /// See [`super::event::Event::CopyBlocked`].

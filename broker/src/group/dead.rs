@@ -274,6 +274,8 @@ impl Machine {
         {
             self.settle_offset(source, meta.offset, how, fx);
             self.refresh_lane(source, meta.lane, now);
+            // One that holds no lane may go too: its place was passed.
+            self.refresh_alone(key, now);
             return Met::Taken;
         }
         if meta.filtered || self.state.config.mode == Mode::Unordered {

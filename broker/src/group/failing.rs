@@ -15,7 +15,7 @@ use super::effect::{After, Effects, Frame, Notice};
 use super::lanes::{Handle, Held};
 use super::machine::Machine;
 use super::members::Loss;
-use super::record::{ErrorInfo, GroupRecord, Tried};
+use super::record::{ErrorInfo, GIVEN_BACK_MS, GroupRecord, Tried};
 use super::retry::{CONSUMER_CRASH, Failure, FailureKind, LEASE_EXPIRED, Verdict, jitter_seed};
 use super::slab::NONE;
 use super::verbs::PendingAnswer;
@@ -243,7 +243,10 @@ impl Machine {
             return After::Now;
         }
         let mut tried = self.tried_of(source, index, now);
-        tried.due_ms = now.wall_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).max(1);
+        tried.due_ms = match delay_ms {
+            0 => GIVEN_BACK_MS,
+            delay_ms => now.wall_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).max(GIVEN_BACK_MS),
+        };
         self.settle_lane(source, index, now);
         self.commit(GroupRecord::Tried { source, tries: vec![tried] }, fx);
         After::Group
@@ -371,9 +374,28 @@ impl Machine {
         for (offset, counts) in &back {
             self.one_back(source, *offset, *counts, 0, loss, member, now, fx);
         }
-        let run = super::record::OwnedRun { slots, member, epoch: crate::model::AssignmentEpoch(0) };
-        self.entries_back(member, Some((source, run)), loss, now, fx);
-        !back.is_empty()
+        let mut any = !back.is_empty();
+        for slots in self.slots_of_others(source, slots, member) {
+            let run = super::record::OwnedRun { slots, member, epoch: crate::model::AssignmentEpoch(0) };
+            any |= self.entries_back(member, Some((source, run)), loss, now, fx);
+        }
+        any
+    }
+
+    /// The parts of a run of slots that a member does not own: what moved away may have come back.
+    fn slots_of_others(&self, source: Source, slots: SlotRange, member: MemberId) -> Vec<SlotRange> {
+        let mut others = Vec::new();
+        let mut from = slots.from;
+        let owners = self.state.owners.get(&source).into_iter().flatten();
+        for own in owners.filter(|run| run.member == member).map(|run| run.slots.intersection(slots)) {
+            if !own.is_empty() {
+                others.push(SlotRange { from, to: own.from });
+                from = own.to;
+            }
+        }
+        others.push(SlotRange { from, to: slots.to });
+        others.retain(|slots| !slots.is_empty());
+        others
     }
 
     /// What the jitter of delays hangs on: the group and the partition.

@@ -40,6 +40,12 @@ impl Machine {
             return;
         }
         let unsettled = partition.settled.count_unsettled_in(range);
+        if let Some(work) = self.works.get_mut(&source)
+            && work.reading.asked.is_some_and(|from| range.contains(from))
+        {
+            // That was the answer to what was asked for.
+            work.reading.asked = None;
+        }
         let asks = matches!(reason, GapReason::Retention | GapReason::Trim | GapReason::Corrupt);
         let stops = asks && unsettled > 0 && self.state.config.on_gap == OnGap::Stop;
         if stops && !self.gaps.accepted.remove(&source) {
@@ -77,9 +83,13 @@ impl Machine {
             gone.retain(|range| range.to > floor);
             gone.push(range);
         }
-        self.drop_range(source, range, now);
-        self.ranges.pass(source, range);
+        self.drop_range(source, range, now, fx);
+        self.pass_ranges(source, range, now, fx);
         self.touch(source);
+        if self.has_dead(source) {
+            // Entries whose places are passed now may go (rule DL-15).
+            self.refresh_source(source, range.from, now);
+        }
     }
 
     /// A record whose lease has ended is gone from the log, or was settled meanwhile: it is not delivered again

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::slab::NONE;
-use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange};
+use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, PartitionEpoch, SlotRange};
 
 /// A member's number while it is there; never given twice by a machine.
 pub(super) type Handle = u32;
@@ -120,15 +120,6 @@ pub(super) struct Queue {
 
 /// No list.
 pub(super) const EMPTY: Queue = Queue { head: NONE, tail: NONE };
-
-/// Offsets that a member has in work and that were not read yet.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
-    /// The offsets.
-    pub(super) range: OffsetRange,
-    /// The member.
-    pub(super) handle: Handle,
-}
 
 /// A run of slots with its owner.
 #[derive(Debug, Clone)]

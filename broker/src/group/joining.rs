@@ -8,7 +8,6 @@ use super::Now;
 use super::deadlines::Timer;
 use super::effect::{AckStatus, After, Effects, Frame, Refusal};
 use super::event::{InWork, Join};
-use super::lanes::Claim;
 use super::leases::Lease;
 use super::machine::Machine;
 use super::members::Loss;
@@ -55,6 +54,7 @@ impl Machine {
         let epoch = MemberEpoch(self.state.next_member_epoch);
         let was_there = self.members.get(member).is_some();
         if was_there {
+            self.forget_claims(member);
             // What its old session had comes back: a cut stream that lost it (rule RT-5).
             self.give_back(member, None, Loss::Released, now, fx);
             self.entries_back(member, None, Loss::Released, now, fx);
@@ -121,6 +121,7 @@ impl Machine {
         self.give_back(old, None, Loss::Released, now, fx);
         self.entries_back(old, None, Loss::Released, now, fx);
         self.rename_owner(old, new, now, fx);
+        self.forget_claims(old);
         if let Some(one) = self.members.get(old) {
             self.deadlines.disarm(Timer::Session(one.handle));
         }
@@ -151,6 +152,7 @@ impl Machine {
         one.grant(join.credit);
         let (handle, epoch) = (one.handle, one.epoch);
         self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + timeout_ms);
+        self.forget_claims(member);
         let (in_work, mut lost) = self.in_work_now(&join.in_work);
         if !self.is_offset() {
             self.drop_unlisted(member, &in_work, now, fx);
@@ -262,12 +264,7 @@ impl Machine {
         let work = self.work(source)?;
         let Some(index) = work.find(offset) else {
             if owns && offset >= work.reading.next {
-                let range = OffsetRange { from: offset, to: offset.saturating_add(1) };
-                match work.claims.last_mut() {
-                    Some(last) if last.handle == handle && last.range.to == offset => last.range.to = range.to,
-                    _ => work.claims.push(Claim { range, handle }),
-                }
-                return None;
+                return if self.claim(source, offset, handle) { None } else { Some(AckStatus::Fenced) };
             }
             return Some(AckStatus::NotLeased);
         };

@@ -187,7 +187,8 @@ impl Work {
     pub(super) fn can_resume(&self, index: u32, handle: Handle) -> bool {
         let lane = &self.lanes[self.records[index].lane];
         let owned = lane.owner != NONE && self.owners[lane.owner as usize].handle == handle;
-        owned && !lane.stuck && lane.cursor == index && (lane.leased == 0 || lane.holder == handle)
+        let more = lane.leased == 0 || (lane.holder == handle && lane.leased < self.per_key);
+        owned && !lane.stuck && lane.cursor == index && more
     }
 
     /// Index of the owner in whose queue a record's lane stands, or [`NONE`].

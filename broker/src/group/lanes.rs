@@ -8,7 +8,7 @@
 //! next record can be delivered now; a lane that waits or is stuck has nothing leased; every held record is unsettled or
 //! leased.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::event::RecordMeta;
 use super::held::{BuildKeyHasher, EMPTY, Lane, Queue};
@@ -16,7 +16,7 @@ use super::reading::Reading;
 use super::slab::{NONE, Slab};
 use crate::model::{AssignmentEpoch, KeySlot, LaneKey, Offset, Source};
 
-pub(super) use super::held::{Claim, Handle, Held, KeyHasher, LaneView, Owner, QueueKind, Taken};
+pub(super) use super::held::{Handle, Held, KeyHasher, LaneView, Owner, QueueKind, Taken};
 
 /// What is held of one partition.
 #[derive(Debug)]
@@ -38,12 +38,12 @@ pub(super) struct Work {
     /// A bound was at 80 % or more when it was looked at last (rule AK-7).
     pub(super) near: bool,
     /// What members that came back after a start of the broker have in work and was not read yet (rule GM-8).
-    pub(super) claims: Vec<Claim>,
+    pub(super) claims: BTreeMap<Offset, Handle>,
     pub(super) records: Slab<Held>,
     pub(super) by_offset: HashMap<Offset, u32, BuildKeyHasher>,
     pub(super) lanes: Slab<Lane>,
     pub(super) by_key: HashMap<LaneKey, u32, BuildKeyHasher>,
-    per_key: u32,
+    pub(super) per_key: u32,
     pub(super) leases: Queue,
     pub(super) odd_leases: BTreeSet<(u64, u32)>,
     pub(super) leased: u32,
@@ -65,7 +65,7 @@ impl Work {
             woken: Vec::new(),
             touched: false,
             near: false,
-            claims: Vec::new(),
+            claims: BTreeMap::new(),
             records: Slab::new(),
             by_offset: HashMap::default(),
             lanes: Slab::new(),

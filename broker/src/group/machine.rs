@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use super::Now;
 use super::breaker::Breaker;
+use super::claims::Claims;
 use super::config::Mode;
 use super::dead::Dead;
 use super::deadlines::Deadlines;
@@ -49,6 +50,8 @@ pub struct Machine {
     /// What is leased in all.
     pub(super) totals: Totals,
     pub(super) rate: Rate,
+    /// Verbs about records that were not read yet.
+    pub(super) claims: Claims,
     /// Verbs whose answer waits for a dead letter.
     pub(super) answers: Answers,
     /// Units on their way to another member.
@@ -82,6 +85,7 @@ impl Machine {
             breaker: Breaker::new(state.config.breaker.clone()),
             totals: Totals::default(),
             rate: Rate::default(),
+            claims: Claims::default(),
             answers: Answers::default(),
             hand_over: HandOver::default(),
             dead: Dead::default(),
@@ -206,6 +210,9 @@ impl Machine {
     fn finish(&mut self, now: Now, fx: &mut Effects) {
         loop {
             self.look_at_touched(fx);
+            while self.go_on_waiting(now, fx) {
+                self.look_at_touched(fx);
+            }
             if !self.deliver(now, fx) && self.touched.is_empty() && !self.look_at_bounds(now, fx) {
                 break;
             }

@@ -210,6 +210,7 @@ impl Machine {
         (one.records_left, one.bytes_left) = (0, 0);
         let at_ms = now.monotonic_ms + self.state.config.session_timeout_ms;
         self.deadlines.arm(Timer::Session(one.handle), at_ms);
+        self.forget_claims(member);
         self.detach(member, now, fx);
     }
 
@@ -265,6 +266,7 @@ impl Machine {
 
     /// The leases of a static member end; its units wait for it (rule GM-9).
     fn lapse(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        self.forget_claims(member);
         self.ranges_lost(member, fx);
         self.give_back(member, None, Loss::Lost, now, fx);
         self.entries_back(member, None, Loss::Lost, now, fx);
@@ -281,6 +283,7 @@ impl Machine {
         if loss == Loss::Lost {
             self.ranges_lost(member, fx);
         }
+        self.forget_claims(member);
         self.give_back(member, None, loss, now, fx);
         self.entries_back(member, None, loss, now, fx);
         let Some(one) = self.members.get(member) else { return };

@@ -21,6 +21,7 @@ mod answers;
 mod arrivals;
 pub mod assignor;
 pub mod breaker;
+mod claims;
 pub mod config;
 mod dead;
 mod dead_lanes;

@@ -1,6 +1,6 @@
 //! Mode OFFSET: ranges in the order of the log, commits, dead letters by hand (rules AK-8, AK-9, DL-15, RM-8).
 //!
-//! Owns: how far each partition was sent, what was read and waits for credit, verbs that wait for a look at their record.
+//! Owns: when a range is sent or asked for, commits, verbs that wait for a look at their record (`sent`: what was sent and read).
 //! Must not know: contents. Records in flight have no state: after a move the new owner starts at the committed offset.
 //!
 //! ```text
@@ -13,8 +13,9 @@
 
 mod cursor;
 mod piece;
+mod sent;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use super::Now;
 use super::config::Positions;
@@ -25,10 +26,12 @@ use super::entry::{EntryKey, EntryKind, EntryState, LaneState};
 use super::event::{Fetched, RecordMeta, Verb};
 use super::lanes::Taken;
 use super::machine::Machine;
-use super::record::{ErrorInfo, GroupRecord, OwnedRun};
+use super::record::{GroupRecord, OwnedRun};
 use crate::limits;
 use crate::model::{AssignmentEpoch, KeySlot, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source};
 use piece::Piece;
+pub(super) use sent::Ranges;
+use sent::{Lookup, Sent};
 
 /// Bytes of log that are read at once.
 const READ_BYTES: u32 = 1 << 20;
@@ -37,64 +40,23 @@ const PIECES: usize = 2;
 /// `DeadLetter` verbs of a partition that wait for a look at their record.
 const LOOKUPS: usize = 10_000;
 
-/// What was sent of each partition.
-#[derive(Debug, Default)]
-pub(super) struct Ranges {
-    sources: BTreeMap<Source, Sent>,
-}
-
-/// What was sent of one partition to its owner.
-#[derive(Debug)]
-struct Sent {
-    run: OwnedRun,
-    /// First offset that was not sent.
-    next: Offset,
-    pieces: VecDeque<Piece>,
-    lookups: VecDeque<Lookup>,
-    /// The range that is being read is looked at, record by record.
-    looked: bool,
-    /// The handler has begun with the first record that is not committed (rule RM-8).
-    first_started: bool,
-    /// Where to begin is known: of a cursor its reader has reported it (rule RM-3).
-    reported: bool,
-}
-
-/// A record that a `DeadLetter` names.
-#[derive(Debug)]
-struct Lookup {
-    member: MemberId,
-    request: u64,
-    offset: Offset,
-    kind: EntryKind,
-    error: Option<ErrorInfo>,
-}
-
-impl Ranges {
-    /// Nothing in a gap comes; sending goes on behind it.
-    pub(super) fn pass(&mut self, source: Source, gap: OffsetRange) {
-        let Some(sent) = self.sources.get_mut(&source) else { return };
-        if gap.contains(sent.next) {
-            sent.pieces.clear();
-            sent.next = gap.to;
-        }
-    }
-
-    /// Nothing at or above `at` is there any more.
-    pub(super) fn cut(&mut self, source: Source, at: Offset) {
-        let Some(sent) = self.sources.get_mut(&source) else { return };
-        sent.pieces.clear();
-        sent.lookups.retain(|lookup| lookup.offset < at);
-        sent.next = sent.next.min(at);
-    }
-}
-
 impl Machine {
+    /// Nothing in a gap comes: sending goes on behind it, and what was asked about a record in it is answered.
+    pub(super) fn pass_ranges(&mut self, source: Source, gap: OffsetRange, now: Now, fx: &mut Effects) {
+        let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
+        sent.pass(gap);
+        let (gone, kept) = std::mem::take(&mut sent.lookups).into_iter().partition(|one| gap.contains(one.offset));
+        sent.lookups = kept;
+        let gone: VecDeque<Lookup> = gone;
+        gone.into_iter().for_each(|lookup| self.looked_up(source, lookup, None, now, fx));
+    }
+
     /// A partition has an owner from now on, or a new epoch of the same: sending begins at the commit.
     pub(super) fn range_assigned(&mut self, source: Source, run: OwnedRun) {
         let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
         let (pieces, lookups) = (VecDeque::new(), VecDeque::new());
         let reported = self.state.config.positions == Positions::Broker;
-        let sent = Sent { run, next: floor, pieces, lookups, looked: false, first_started: false, reported };
+        let sent = Sent { run, next: floor, pieces, lookups, gap: None, looked: false, first_started: false, reported };
         self.ranges.sources.insert(source, sent);
         if let Some(work) = self.work(source) {
             work.reading.restart(floor);
@@ -167,7 +129,7 @@ impl Machine {
             if piece.range.is_empty() {
                 sent.pieces.pop_front();
             }
-            sent.next = range.to;
+            sent.next = sent.behind_gap(range.to);
             let marks = records.iter().filter_map(|meta| self.mark(source, meta)).collect();
             let filtered = records.iter().filter(|meta| meta.filtered).map(|meta| meta.offset).collect();
             let count = range.to.distance_from(range.from);
@@ -212,7 +174,7 @@ impl Machine {
         if sent.pieces.len() >= PIECES || !sent.reported {
             return None;
         }
-        let from = sent.pieces.back().map_or(sent.next, |piece| piece.range.to);
+        let from = sent.read_to();
         sent.looked = look;
         Some(Fetch { source, from, max_bytes: READ_BYTES, look })
     }
@@ -229,7 +191,7 @@ impl Machine {
         let looks = self.looks(source);
         let floor = self.partition(source).map(|partition| partition.settled.floor()).unwrap_or_default();
         let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
-        let (looked, next) = (sent.looked, sent.pieces.back().map_or(sent.next, |piece| piece.range.to));
+        let (looked, next) = (sent.looked, sent.read_to());
         let lookup = sent.lookups.front().is_some_and(|lookup| lookup.offset == fetched.from);
         if lookup && let Some(lookup) = sent.lookups.pop_front() {
             // This was a look at one record: reading goes on where it was.
@@ -385,7 +347,7 @@ impl Machine {
             return Err(Refusal::Limit { limit: "dead letters that wait", max: LOOKUPS as u64 });
         }
         sent.lookups.push_back(lookup);
-        let next = sent.pieces.back().map_or(sent.next, |piece| piece.range.to);
+        let next = sent.read_to();
         if let Some(work) = self.work(source) {
             // What is asked for may wait at the live end.
             work.reading.restart(next);

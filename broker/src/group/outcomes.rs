@@ -163,7 +163,8 @@ impl Machine {
         self.lane_changed(key.source, entry.lane, was, now, fx);
     }
 
-    /// A member is gone, or gave back what it had: its entries are free again. `only`: of these slots alone.
+    /// A member is gone, or gave back what it had: its entries are free again. `only`: of these slots alone. Answers
+    /// whether there were any.
     pub(super) fn entries_back(
         &mut self,
         member: MemberId,
@@ -171,12 +172,14 @@ impl Machine {
         loss: Loss,
         now: Now,
         fx: &mut Effects,
-    ) {
+    ) -> bool {
+        let mut any = false;
         let hints = self.members.get(member).is_some_and(|member| member.hints);
         for (key, lease) in self.leased_entries(Some(member)) {
             if only.is_some_and(|(source, run)| key.source != source || !run.slots.contains(lease.slot())) {
                 continue;
             }
+            any = true;
             self.end_entry_lease(&key);
             // A strike goes to what was started; without any hints to all that a lost member had (rule PI-2).
             let strike = match loss {
@@ -191,6 +194,7 @@ impl Machine {
             }
         }
         self.arm_entries();
+        any
     }
 
     /// A member is back with these entries in work (rule GM-8): what it had and does not name is free again. Answers

@@ -13,13 +13,15 @@ use super::event::{Fetched, RecordMeta};
 use super::lane_moves::Dropped;
 use super::lanes::Work;
 use super::machine::Machine;
-use super::record::{GroupRecord, PauseReason, SettledAs, Tried};
+use super::record::{GIVEN_BACK_MS, GroupRecord, PauseReason, SettledAs, Tried};
 use super::retry::{RetryPolicy, jitter_seed};
 use crate::limits;
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
 
 /// Records that are read ahead of what can be delivered, at least.
 const READ_AHEAD_RECORDS: u64 = 4_096;
+/// Bytes of log that are read at once.
+const READ_CHUNK: u32 = limits::READ_CHUNK_BYTES as u32;
 /// Records that a live end may be away without being called behind.
 const BEHIND_RECORDS: u64 = 4_096;
 
@@ -59,7 +61,7 @@ impl Machine {
         if let Some(work) = self.work(source) {
             work.reading.advance(fetched.next, fetched.log_bytes);
         }
-        self.take_claims(&fetched, now);
+        self.take_claims(&fetched, now, fx);
     }
 
     /// Holds what was read; answers what the filter leaves out.
@@ -136,29 +138,6 @@ impl Machine {
         }
     }
 
-    /// Records that a member has had in work since before the start of the broker are leased to it (rule GM-8).
-    fn take_claims(&mut self, fetched: &Fetched, now: Now) {
-        let Some(work) = self.works.get_mut(&fetched.source) else { return };
-        if work.claims.is_empty() {
-            return;
-        }
-        let claims = std::mem::take(&mut work.claims);
-        let lease_ms = self.state.config.lease_ms;
-        for meta in &fetched.records {
-            let Some(claim) = claims.iter().find(|claim| claim.range.contains(meta.offset)) else { continue };
-            let Some(member) = self.members.id(claim.handle) else { continue };
-            let Some(work) = self.work(fetched.source) else { return };
-            if let Some(index) = work.find(meta.offset)
-                && work.can_resume(index, claim.handle)
-            {
-                self.lease_resumed(fetched.source, index, member, lease_ms, now);
-            }
-        }
-        if let Some(work) = self.work(fetched.source) {
-            work.claims = claims.into_iter().filter(|claim| claim.range.to > fetched.next).collect();
-        }
-    }
-
     /// See [`super::event::Event::HighWatermark`].
     pub(super) fn high_watermark(&mut self, source: Source, offset: Offset) {
         if let Some(work) = self.work(source) {
@@ -203,6 +182,7 @@ impl Machine {
             || share(work.blocked().into(), config.max_lanes_blocked.into())
             || share(work.reading.scanned_bytes(floor), config.max_scan_ahead_bytes);
         let was = std::mem::replace(&mut work.near, near);
+        self.drop_far_claims(source, fx);
         self.tell_caught_up(source, fx);
         if (near || was) && !self.is_offset() {
             self.dead.spills.look_at(source);
@@ -268,9 +248,16 @@ impl Machine {
 
     fn wanted(&mut self, source: Source) -> Option<Fetch> {
         let floor = self.partition(source)?.settled.floor();
-        let resting = self.closing || self.reading_rests(source);
+        let rests = self.reading_rests(source);
         let work = self.works.get_mut(&source)?;
-        if resting || work.paused || work.reading.asked.is_some() || work.owners.is_empty() {
+        if self.closing || work.reading.asked.is_some() || work.owners.is_empty() {
+            return None;
+        }
+        if !work.claims.is_empty() {
+            // What is in work already is read, whatever rests: verbs about it wait for that.
+            return Some(Fetch { source, from: work.reading.next, max_bytes: READ_CHUNK, look: true });
+        }
+        if rests || work.paused {
             return None;
         }
         if self.is_offset() {
@@ -290,8 +277,7 @@ impl Machine {
         if u64::from(work.undelivered()) >= enough && !starved {
             return None;
         }
-        let max_bytes = limits::READ_CHUNK_BYTES as u32;
-        Some(Fetch { source, from: work.reading.next, max_bytes, look: true })
+        Some(Fetch { source, from: work.reading.next, max_bytes: READ_CHUNK, look: true })
     }
 
     /// Whether a partition is not read on, though what is held of it is delivered.
@@ -341,13 +327,14 @@ impl Machine {
 
     /// What is held of a range and not leased is forgotten: it was settled as expired (rule RE-4). Reading goes on
     /// behind it if it stands within.
-    pub(super) fn drop_range(&mut self, source: Source, range: OffsetRange, now: Now) {
+    pub(super) fn drop_range(&mut self, source: Source, range: OffsetRange, now: Now, fx: &mut Effects) {
         let Some(work) = self.work(source) else { return };
         let dropped = work.forget(|at, leased| !leased && range.contains(at), now.monotonic_ms);
         if range.contains(work.reading.next) {
             work.reading.restart(range.to);
         }
         self.leases_dropped(&dropped);
+        self.drop_passed_claims(source, fx);
     }
 
     fn leases_dropped(&mut self, dropped: &[Dropped]) {
@@ -402,7 +389,9 @@ fn hold(work: &mut Work, meta: &RecordMeta, mode: Mode, tried: Option<&Tried>, p
         let seed = jitter_seed(0, tried.offset.get(), attempts);
         u64::try_from(policy.delay(attempts.max(1), seed).as_millis()).unwrap_or(longest_ms)
     };
-    let due_ms = if left_ms == 0 { 0 } else { now.monotonic_ms + left_ms };
+    // A due time that has passed still tells that the delivery ended with a strike: one that is resumed does not count twice.
+    let struck = tried.due_ms > GIVEN_BACK_MS;
+    let due_ms = if struck { (now.monotonic_ms + left_ms).max(1) } else { 0 };
     work.push(&meta, attempts, due_ms, now.monotonic_ms);
 }
 

@@ -48,6 +48,9 @@ impl SettledAs {
     const ALL: [Self; 6] = [Self::Acked, Self::Skipped, Self::Dead, Self::Parked, Self::Expired, Self::Committed];
 }
 
+/// Due time of a record whose last delivery was given back (rule RT-5): at once, and not the end of a try.
+pub const GIVEN_BACK_MS: i64 = 1;
+
 /// The tries of an unsettled record (rules AK-6, RT-6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
@@ -57,7 +60,7 @@ pub struct Tried {
     pub epoch: PartitionEpoch,
     /// Deliveries that count (rule RT-5).
     pub attempts: u32,
-    /// Wall time of the next try; 0: at once.
+    /// Wall time of the next try; 0: it is under way, [`GIVEN_BACK_MS`]: at once, the last delivery did not count.
     pub due_ms: i64,
     /// Time of the first delivery.
     pub first_ms: i64,

@@ -254,6 +254,13 @@ impl Machine {
         }
     }
 
+    /// Puts an entry that holds no lane where it belongs; others stand with their lanes.
+    pub(super) fn refresh_alone(&mut self, key: EntryKey, now: Now) {
+        if self.entries.get(&key).is_some_and(|entry| !entry.holds) {
+            self.refresh_entry(key, now);
+        }
+    }
+
     /// Whether an entry, head of its lane if it holds one, may be delivered (rules DL-15, RD-4).
     fn may_go(&self, key: &EntryKey, entry: &Entry) -> bool {
         let wanted = entry.state == EntryState::Spilled || (entry.state == EntryState::Open && entry.job.is_some());

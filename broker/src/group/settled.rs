@@ -128,6 +128,14 @@ impl SettledSet {
         *self = Self::new(floor);
     }
 
+    /// Sets the floor and keeps what is settled above it: a gap that was passed stays passed (rules AK-8, RE-4).
+    pub fn commit(&mut self, next: Offset) {
+        let old = std::mem::replace(self, Self::new(next));
+        for (from, to) in old.runs {
+            self.settle(OffsetRange { from: offset(from), to: offset(to) });
+        }
+    }
+
     /// Forgets everything at or above `to`; the floor is at most `to` afterwards (rule AK-12).
     /// Returns how many settled offsets were forgotten.
     pub fn cut(&mut self, to: Offset) -> u64 {

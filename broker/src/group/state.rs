@@ -368,7 +368,7 @@ impl PartitionState {
                 }
             }
             GroupRecord::Committed { next, epoch, metadata, .. } => {
-                self.settled.set_floor(*next);
+                self.settled.commit(*next);
                 self.commit = Commit { epoch: *epoch, metadata: metadata.clone() };
                 self.crashes = 0;
             }

@@ -7,7 +7,6 @@ use super::breaker::FirstAttempt;
 use super::effect::{AckStatus, After, Effects, Frame, Notice, Refusal};
 use super::event::{NackKind, Targets, Verb};
 use super::failing::Failing;
-use super::lanes::Claim;
 use super::machine::Machine;
 use super::record::{GroupRecord, SettledAs};
 use super::redriven::NackHow;
@@ -57,6 +56,13 @@ impl Machine {
             return;
         }
         self.seen(member, now);
+        if let Some(verb) = self.wait_for_claims(member, epoch, verb) {
+            self.say(member, verb, now, fx);
+        }
+    }
+
+    /// Does what a member's session says.
+    pub(super) fn say(&mut self, member: MemberId, verb: Verb, now: Now, fx: &mut Effects) {
         match verb {
             Verb::Ping => self.send(member, Frame::Pong, After::Now, fx),
             Verb::Credit(credit) => self.add_credit(member, credit),
@@ -148,14 +154,7 @@ impl Machine {
             work.touched = true;
             touched.push(targets.source);
         }
-        let Some(index) = work.find(offset) else {
-            // In work since before the start of the broker, and not read yet (rule GM-8).
-            let claimed = work.claims.iter().position(|claim| claim.handle == handle && claim.range.contains(offset));
-            let Some(at) = claimed else { return false };
-            unclaim(&mut work.claims, at, offset);
-            done.add(offset);
-            return true;
-        };
+        let Some(index) = work.find(offset) else { return false };
         let record = *work.record(index);
         if record.holder != handle || record.lease_epoch != targets.epoch || !work.is_head(index) {
             return false;
@@ -213,7 +212,6 @@ impl Machine {
         let work = self.works.get(&source);
         let settled_to = self.partition(source).map_or(floor, |partition| partition.settled.end());
         let end = work.map_or(floor, |work| work.reading.next).max(settled_to);
-        let end = work.map_or(end, |work| work.claims.iter().map(|claim| claim.range.to).fold(end, Ord::max));
         let from = run.from.max(floor).min(run.to);
         let mut to = run.to.min(end.max(floor)).max(from);
         if run.from < from {
@@ -375,17 +373,6 @@ impl Machine {
         let index = work.find(offset)?;
         let record = work.record(index);
         (record.holder == handle && record.lease_epoch == targets.epoch).then_some(index)
-    }
-}
-
-/// Takes one offset out of a claim.
-fn unclaim(claims: &mut Vec<Claim>, at: usize, offset: Offset) {
-    let Claim { range, handle } = claims.swap_remove(at);
-    let behind = offset.saturating_add(1);
-    for range in [OffsetRange { from: range.from, to: offset }, OffsetRange { from: behind, to: range.to }] {
-        if !range.is_empty() {
-            claims.push(Claim { range, handle });
-        }
     }
 }
 

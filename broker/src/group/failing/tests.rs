@@ -224,3 +224,47 @@ fn a_member_that_leaves_while_its_key_waits_leaves_the_wait() {
     rig.pass_alive(1_300, &[2]);
     assert_eq!(rig.delivered(2), [[(0, 2)]]);
 }
+
+#[test]
+fn g4_a_delivery_that_ended_with_a_strike_and_is_resumed_after_a_restart_is_the_same_try() {
+    for (late_ms, tries) in [(0, 1), (60_000, 1)] {
+        let mut config = GroupConfig::new(Mode::Keyed, vec!["orders".to_owned()]);
+        config.retry.jitter_percent = 0;
+        let mut rig = Rig::with(config, 1);
+        rig.join(1, 10);
+        rig.append(log(), &[1]);
+        rig.pass_alive(30_000, &[1]);
+        assert_eq!(rig.machine.state().partitions[&log()].tried[&at(0)].attempts, 1, "its lease ran out");
+        let (epochs, held, in_work) = (rig.epochs.clone(), rig.held.clone(), rig.in_work(1));
+        let mut rig = rig.restart(late_ms);
+        (rig.epochs, rig.held) = (epochs, held);
+        rig.join_as(1, 10, None, Some(in_work));
+        assert!(rig.delivered(1).is_empty(), "it goes on");
+        rig.nack(1, log(), &[0], NackKind::Retry);
+        let tried = rig.machine.state().partitions[&log()].tried[&at(0)].attempts;
+        assert_eq!(tried, tries, "it was sent once, {late_ms} ms after");
+    }
+}
+
+#[test]
+fn rt_5_a_delivery_that_was_given_back_is_no_strike_for_who_resumes_it_after_a_restart() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 10);
+    rig.append(log(), &[1]);
+    rig.nack(1, log(), &[0], NackKind::Retry);
+    rig.pass_alive(1_300, &[1]);
+    let (held, in_work) = (rig.held.clone(), rig.in_work(1));
+    rig.nack(1, log(), &[0], NackKind::Release);
+    assert_eq!(rig.machine.state().partitions[&log()].tried[&at(0)].attempts, 2, "it came again");
+    let epoch = rig.epochs[&member(1)];
+    rig.event(Event::StreamEnded { member: member(1), epoch });
+    // It is back and has nothing, so that the delivery counts for nothing; then it finds it after all.
+    rig.join_as(1, 0, None, Some(Vec::new()));
+    assert_eq!(rig.machine.state().partitions[&log()].tried[&at(0)].attempts, 1);
+    let epochs = rig.epochs.clone();
+    let mut rig = rig.restart(10);
+    (rig.epochs, rig.held) = (epochs, held);
+    rig.join_as(1, 10, None, Some(in_work));
+    rig.nack(1, log(), &[0], NackKind::Retry);
+    assert_eq!(rig.machine.state().partitions[&log()].tried[&at(0)].attempts, 2);
+}

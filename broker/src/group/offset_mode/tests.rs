@@ -403,3 +403,37 @@ fn dl_4_a_crash_between_the_steps_of_a_dead_letter_converges() {
         assert_eq!(rig.lane_state(s(), 1), State::Live);
     }
 }
+
+#[test]
+fn re_4_a_gap_behind_what_waits_for_credit_is_passed_once_and_a_commit_does_not_open_it_again() {
+    let mut rig = Rig::with(config(), 1);
+    rig.join(1, 1);
+    rig.append(s(), &[1, 2, 3, 4, 5, 6]);
+    assert_eq!(covered(&mut rig, 1), [(0, 1)], "what was read besides waits for credit");
+    rig.reading = false;
+    rig.append(s(), &[7; 12]);
+    rig.logs.get_mut(&s()).unwrap().retain(|meta| meta.offset >= at(12));
+    let range = OffsetRange { from: at(6), to: at(12) };
+    rig.event(Event::Gap { source: s(), range, reason: super::super::record::GapReason::Retention });
+    assert_eq!(rig.asked[&s()].from, at(12), "it is not asked for again");
+    rig.reading = true;
+    rig.read();
+    rig.verb(1, Verb::Credit(Credit { records: 100, bytes: 1 << 20 }));
+    assert_eq!(covered(&mut rig, 1), [(1, 6), (12, 18)]);
+    assert_eq!(commit(&mut rig, 1, 6), Ok(at(6)));
+    assert_eq!(rig.floor(s()), 12, "the gap stays passed");
+}
+
+#[test]
+fn re_4_a_dead_letter_for_a_record_that_is_gone_by_now_is_answered() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2, 3]);
+    assert_eq!(covered(&mut rig, 1), [(0, 3)]);
+    rig.reading = false;
+    dead(&mut rig, 1, 1, EntryKind::Failed);
+    assert_eq!(rig.asked[&s()].from, at(1));
+    let range = OffsetRange { from: at(0), to: at(2) };
+    rig.event(Event::Gap { source: s(), range, reason: super::super::record::GapReason::Retention });
+    assert_eq!(dead_results(&mut rig, 1), [(Err(Refusal::EntryNotFound), false, After::Now)]);
+    assert_eq!(rig.asked[&s()].from, at(3), "reading goes on where it was");
+}

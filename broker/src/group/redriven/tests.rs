@@ -332,3 +332,61 @@ fn ko_9_lanes_of_all_slots_have_their_turn_though_credit_is_short() {
     let lanes: Vec<bool> = order.iter().map(|offset| *offset < 3).collect();
     assert!(lanes.windows(2).all(|pair| pair[0] != pair[1]), "{order:?}");
 }
+
+#[test]
+fn gm_5_an_entry_in_a_unit_that_came_back_before_it_was_handed_over_stays_with_its_member() {
+    let mut rig = dead_lane(config());
+    rig.redrive(5, s(), &[0, 2, 3]).unwrap();
+    assert_eq!(entries(&mut rig), [0]);
+    let key_slot = rig.meta(s(), 1).slot;
+    // Newcomers take the unit away; then they go, and it comes back before its time is over.
+    let mut number = 2;
+    while rig.machine.owner(s(), key_slot).is_some_and(|run| run.member == member(1)) {
+        rig.join(number, 10);
+        number += 1;
+    }
+    (2..number).for_each(|number| rig.verb(number, Verb::Leave));
+    assert!(rig.machine.owner(s(), key_slot).is_some_and(|run| run.member == member(1)));
+    rig.taken(1);
+    for _ in 0..32 {
+        let targets = rig.entry_targets(1, s(), &[0]);
+        let epoch = rig.machine.leased_entries(Some(member(1)))[0].1.epoch;
+        rig.verb(1, Verb::Extend { request: 3, targets: super::super::event::Targets { epoch, ..targets } });
+        rig.pass_alive(1_000, &[1]);
+    }
+    assert!(entries(&mut rig).is_empty(), "it is not delivered a second time");
+    assert!(rig.machine.entry_is_leased(&entry_key(s(), 0)));
+}
+
+#[test]
+fn dl_15_a_redriven_entry_that_holds_no_lane_goes_once_its_place_was_passed_again() {
+    let mut config = config();
+    config.retry.after_dead = super::super::retry::AfterDead::Continue;
+    let mut rig = Rig::with(config, 1);
+    rig.join(1, 1_000);
+    rig.append(s(), &[1, 2]);
+    rig.bury(1, s(), 0);
+    rig.reading = false;
+    rig.reset(s(), 0, false);
+    rig.taken(1);
+    rig.redrive(5, s(), &[0]).unwrap();
+    assert!(entries(&mut rig).is_empty(), "its place is not passed yet");
+    rig.reading = true;
+    rig.read();
+    assert_eq!(rig.both(1).1, [0]);
+}
+
+#[test]
+fn dl_4_an_entry_without_a_lane_that_was_redriven_before_its_record_was_settled_goes_after_that() {
+    let mut config = config();
+    config.retry.after_dead = super::super::retry::AfterDead::Continue;
+    let mut rig = Rig::with(config, 1);
+    rig.join(1, 1_000);
+    rig.append(s(), &[1]);
+    rig.kill_record(1, s(), 0);
+    rig.copy_moves();
+    rig.redrive(5, s(), &[0]).unwrap();
+    assert!(entries(&mut rig).is_empty());
+    rig.open_moves();
+    assert_eq!(entries(&mut rig), [0]);
+}

@@ -57,6 +57,19 @@ fn of_3_a_reset_forgets_everything_above_the_new_floor() {
 }
 
 #[test]
+fn ak_8_a_commit_moves_the_floor_and_keeps_what_is_settled_above_it() {
+    let mut set = set(5, &[(7, 9), (12, 20)]);
+    set.commit(offset(6));
+    assert_eq!((set.floor().get(), runs(&set), set.settled_above_floor()), (6, vec![(7, 9), (12, 20)], 10));
+    set.commit(offset(7));
+    assert_eq!((set.floor().get(), runs(&set)), (9, vec![(12, 20)]));
+    set.commit(offset(15));
+    assert_eq!((set.floor().get(), runs(&set)), (20, vec![]));
+    set.commit(offset(3));
+    assert_eq!((set.floor().get(), set.contains(offset(4))), (3, false), "back by force");
+}
+
+#[test]
 fn ak_12_a_cut_drops_what_is_at_or_above_it() {
     let settled = || set(5, &[(7, 9), (12, 20), (30, 31)]);
     let mut cut = settled();
