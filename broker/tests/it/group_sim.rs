@@ -2,7 +2,8 @@
 //! one seed, and after each event what must hold.
 //!
 //! `SAWLOG_SIM_SEED=n cargo test -p sawlog-broker --test it group_sim` runs one seed and shows its history;
-//! `SAWLOG_SIM_SEEDS=20000` runs so many.
+//! `SAWLOG_SIM_SEEDS=20000` runs so many, `SAWLOG_SIM_FROM` says from which on; with `SAWLOG_SIM_SURVEY=1` all that fail are told. `SAWLOG_SIM_HISTORY`: so
+//! many lines of the history are shown.
 
 mod acts;
 mod calm;
@@ -177,6 +178,7 @@ fn seeds(from: u64, mode: Option<Mode>) {
         return;
     }
     let count = number("SAWLOG_SIM_SEEDS").unwrap_or(SEEDS);
+    let from = number("SAWLOG_SIM_FROM").unwrap_or(from);
     if std::env::var_os("SAWLOG_SIM_SURVEY").is_some() {
         return survey(from..from + count, mode);
     }

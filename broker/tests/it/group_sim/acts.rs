@@ -426,7 +426,8 @@ impl World {
         }
         self.clients[index].revoking.remove(0);
         // What was on its way to it is not handled any more.
-        self.judge.unit_gone(self.clients[index].id, source, slots);
+        let runs = self.machine.state().owners.get(&source).cloned().unwrap_or_default();
+        self.judge.handed_over(self.clients[index].id, source, slots, &runs);
         self.clients[index].reading.remove(&source);
         self.verb(index, Verb::Revoked { source, slots })
     }

@@ -7,6 +7,7 @@ use sawlog_broker::group::entry::EntryKey;
 use sawlog_broker::group::event::{InWork, Targets};
 use sawlog_broker::model::{AssignmentEpoch, MemberEpoch, MemberId, Offset, OffsetRange, SlotRange, Source};
 
+use super::judge::Lease;
 use super::log::range;
 
 /// What can be leased: a record of the source, or an entry.
@@ -53,7 +54,7 @@ pub(crate) struct Pending {
     pub(crate) asked: Asked,
     pub(crate) items: Vec<Held>,
     /// Items that were leased to the member when it asked.
-    pub(crate) leased: Vec<(Source, Item)>,
+    pub(crate) leased: Vec<(Source, Item, Lease)>,
 }
 
 /// A frame on its way, and what must be durable before it goes out.

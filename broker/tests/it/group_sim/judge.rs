@@ -303,17 +303,16 @@ impl Judge {
     }
 
     /// A verb is about to be handled: what of it is leased to the member; those leases are over.
-    pub(crate) fn asks(&mut self, member: MemberId, asked: Asked, items: &[Held]) -> Vec<(Source, Item)> {
+    pub(crate) fn asks(&mut self, member: MemberId, asked: Asked, items: &[Held]) -> Vec<(Source, Item, Lease)> {
         let mut leased = Vec::new();
         for held in items {
             let key = (held.source, held.item);
-            if self.leases.get(&key).is_some_and(|lease| lease.member == member && lease.epoch == held.epoch) {
-                leased.push(key);
-                match asked {
-                    Asked::Extend => {
-                        // Only what an answer confirms is longer; it is at least as long as before.
-                    }
-                    _ => drop(self.leases.remove(&key)),
+            let lease = self.leases.get(&key).copied();
+            if let Some(lease) = lease.filter(|lease| lease.member == member && lease.epoch == held.epoch) {
+                leased.push((held.source, held.item, lease));
+                // Only what an answer confirms is longer; it is at least as long as before.
+                if asked != Asked::Extend {
+                    self.leases.remove(&key);
                 }
             }
             if matches!(asked, Asked::Ack | Asked::Skip) {
@@ -336,11 +335,20 @@ impl Judge {
             let Some(status) = status else {
                 return Err(format!("AK-2: {:?} has no answer to {:?}", held.item, pending.asked));
             };
-            if status == AckStatus::Ok && !pending.leased.contains(&(held.source, held.item)) {
-                return Err(format!(
-                    "GM-6: {:?} of {:?} was OK, it was not leased to the member",
-                    pending.asked, held.item
-                ));
+            let lease = pending.leased.iter().find(|(source, item, _)| (*source, *item) == (held.source, held.item));
+            match (status, lease) {
+                (AckStatus::Ok, None) => {
+                    return Err(format!(
+                        "GM-6: {:?} of {:?} was OK, it was not leased to the member",
+                        pending.asked, held.item
+                    ));
+                }
+                (AckStatus::Ok, Some(_)) => {}
+                // The verb was of an earlier delivery, or of one too many: the lease, if there is one, goes on.
+                (_, Some((source, item, lease))) => {
+                    self.leases.entry((*source, *item)).or_insert(Lease { until_ms: 0, ..*lease });
+                }
+                (_, None) => {}
             }
             if status == AckStatus::Ok && pending.asked == Asked::Retry && !scene.state.config.breaker.enabled {
                 self.not_before.insert(held.uid, scene.now_ms + LEAST_DELAY_MS);
@@ -406,6 +414,16 @@ impl Judge {
     pub(crate) fn unit_gone(&mut self, member: MemberId, source: Source, slots: SlotRange) {
         let gone =
             |lease: &Lease| lease.member == member && KeySlot::new(lease.slot).is_some_and(|slot| slots.contains(slot));
+        self.leases.retain(|(other, _), lease| *other != source || !gone(lease));
+    }
+
+    /// A member says that it has handed over a unit. What came back to it meanwhile it keeps.
+    pub(crate) fn handed_over(&mut self, member: MemberId, source: Source, slots: SlotRange, runs: &[OwnedRun]) {
+        let own = |slot: KeySlot| runs.iter().any(|run| run.member == member && run.slots.contains(slot));
+        let gone = |lease: &Lease| {
+            let slot = KeySlot::new(lease.slot).filter(|slot| slots.contains(*slot));
+            lease.member == member && slot.is_some_and(|slot| !own(slot))
+        };
         self.leases.retain(|(other, _), lease| *other != source || !gone(lease));
     }
 

@@ -48,9 +48,16 @@ impl Told {
         let before = self.lowest_unsettled();
         let since = if undo { self.resets.pop() } else { None };
         match since {
-            Some(since) => (since..before).for_each(|at| {
-                let _ = *self.settled.entry(at).or_insert(SettledAs::Skipped);
-            }),
+            Some(since) => {
+                // What was acknowledged since says nothing of the order from here on (rule KO-8).
+                self.settled
+                    .values_mut()
+                    .filter(|how| **how == SettledAs::Acked)
+                    .for_each(|how| *how = SettledAs::Skipped);
+                for at in since..before {
+                    self.settled.entry(at).or_insert(SettledAs::Skipped);
+                }
+            }
             None => self.settled.clear(),
         }
         if !undo {
@@ -121,7 +128,8 @@ impl Ledger {
             GroupRecord::Committed { source, next, .. } => {
                 let told = self.told(*source);
                 told.floor = next.get();
-                told.settled.clear();
+                // A gap above it stays passed.
+                told.settled = told.settled.split_off(&next.get());
             }
             GroupRecord::Intended { number, intent } => {
                 let told = self.told(intent.key.source);

@@ -104,6 +104,7 @@ impl World {
             next_uid: 0,
             next_job: 0,
             history: VecDeque::new(),
+            lines: super::number("SAWLOG_SIM_HISTORY").unwrap_or(super::world::HISTORY) as usize,
             calm: false,
             events: 0,
             chance,

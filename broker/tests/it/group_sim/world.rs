@@ -25,8 +25,8 @@ use super::{Sabotage, Violation};
 pub(crate) const GROUP: GroupId = GroupId(7);
 /// The wall clock at true time 0, milliseconds since 1970.
 const WALL_MS: i64 = 1_700_000_000_000;
-/// Lines of the history that are shown with a violation.
-const HISTORY: usize = 120;
+/// Lines of the history that are shown with a violation, if nobody asks for more.
+pub(crate) const HISTORY: u64 = 120;
 
 /// A journal: what of it is durable survives any stop.
 #[derive(Debug)]
@@ -92,6 +92,8 @@ pub(crate) struct World {
     pub(crate) next_uid: u64,
     pub(crate) next_job: u64,
     pub(crate) history: VecDeque<String>,
+    /// Lines of it that are kept.
+    pub(crate) lines: usize,
     /// All is well: members acknowledge everything, nothing stops.
     pub(crate) calm: bool,
     pub(crate) events: u64,
@@ -104,7 +106,7 @@ impl World {
         if line == "Tick" || line.contains("verb: Ping") || line.contains("verb: Credit") || line.ends_with("Pong") {
             return;
         }
-        if self.history.len() == HISTORY {
+        if self.history.len() >= self.lines {
             self.history.pop_front();
         }
         self.history.push_back(format!("{:>8} {}", self.time.true_ms, short(&line)));
@@ -197,8 +199,10 @@ impl World {
             let end_ms = self.time.true_ms + self.machine.state().config.drain_timeout_ms;
             runs.iter().for_each(|(source, runs)| self.judge.units_moved(*source, runs, end_ms));
         }
-        if let GroupRecord::Cut { source, .. } = &record {
+        if let GroupRecord::Cut { source, at, .. } = &record {
             self.judge.forget_tries(*source, &self.logs);
+            // A commit above a cut is lowered to it (rules G1, G7).
+            self.judge.committed.entry(*source).and_modify(|next| *next = (*next).min(at.get()));
         }
         self.ledger.group(&record, Some(&self.logs))?;
         self.groups.records.push(record);
