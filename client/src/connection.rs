@@ -22,6 +22,7 @@ use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind};
 use crate::groups::Groups;
 use crate::producer::ProducerBuilder;
+use crate::projection::{ProjectionBuilder, Store};
 use crate::reader::ReaderBuilder;
 use crate::retry::Retry;
 
@@ -87,6 +88,11 @@ impl Client {
     /// A consumer: a member of this group.
     pub fn consumer(&self, group: impl Into<String>) -> ConsumerBuilder {
         ConsumerBuilder::new(self.clone(), group.into())
+    }
+
+    /// A projection: a read model that this group keeps in the user's own database.
+    pub fn projection<S: Store>(&self, group: impl Into<String>, store: S) -> ProjectionBuilder<S> {
+        ProjectionBuilder::new(self.clone(), group.into(), store)
     }
 
     /// Administration of consumer groups.

@@ -3,6 +3,7 @@
 //! - [`Client`]: one lazily opened connection, cheap to clone.
 //! - [`producer`]: records in, batched per partition, idempotent by default; [`Producer::send`] gives a [`Receipt`].
 //! - [`reader`]: ranges of a topic, live ends too, as a stream of records or batch by batch.
+//! - [`projection`]: read models in the user's own database, each record applied once.
 //! - [`admin`]: topics, partitions, offsets, health.
 //! - [`payload`]: typed payloads; [`error`]: what went wrong and whether to try again.
 //!
@@ -41,6 +42,7 @@ pub mod error;
 pub mod groups;
 pub mod payload;
 pub mod producer;
+pub mod projection;
 pub mod reader;
 pub mod types;
 
@@ -56,6 +58,7 @@ pub use dead_letter::{DeadLetters, EntrySelector};
 pub use error::{Error, ErrorKind, ErrorReason, Outcome};
 pub use groups::{GroupConfig, GroupMode, GroupPosition, Groups, NewGroup, RetryPolicy};
 pub use producer::{Producer, ProducerBuilder, Receipt};
+pub use projection::{OnPoison, Projection, ProjectionBuilder, ProjectionHandle, ProjectionStatus};
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
 pub use tokio_stream::StreamExt;
 pub use types::{

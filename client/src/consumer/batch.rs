@@ -7,7 +7,7 @@ use sawlog_proto::v1;
 
 use super::record::{ConsumedRecord, Source};
 use crate::error::Error;
-use crate::reader::{BatchItem, OpenBatch, ReadBatch, ReadRecord, checked_batch};
+use crate::reader::{BatchItem, OpenBatch, ReadBatch, checked_batch};
 use crate::types::unsigned;
 
 /// Why a record of a frame is not simply handled (rules AK-8, DL-15).
@@ -152,7 +152,7 @@ impl OpenFrame {
                     if mark == Some(Mark::Filtered) {
                         continue;
                     }
-                    return Some(Ok(FrameItem { record: of_log(&self.shared, record), mark }));
+                    return Some(Ok(FrameItem { record: ConsumedRecord::of_log(&self.shared, record), mark }));
                 }
             }
         }
@@ -173,23 +173,6 @@ impl OpenFrame {
         left.into_iter()
             .map(|batch| ConsumedBatch { number: source, assignment_epoch: epoch, source: Arc::clone(&shared), batch })
             .collect()
-    }
-}
-
-fn of_log(source: &Arc<Source>, record: ReadRecord) -> ConsumedRecord {
-    ConsumedRecord {
-        source: Arc::clone(source),
-        offset: record.offset,
-        epoch: record.epoch,
-        append_time_ms: record.append_time_ms,
-        timestamp_ms: record.timestamp_ms,
-        key: record.key,
-        value: record.value,
-        headers: record.headers,
-        attempt: 1,
-        max_attempts: 0,
-        gap_before: false,
-        more: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_proto::v1;
@@ -26,7 +27,7 @@ const CLASS_BYTES: usize = 255;
 /// What is to become of a record that was not handled. Any `std::error::Error` becomes one by `?`: the record is tried
 /// again by the group's policy, with the type of the error as its class; a payload that cannot be decoded goes to the
 /// dead letters at once.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct HandlerError {
     pub(crate) act: Act,
     pub(crate) class: String,
@@ -34,7 +35,21 @@ pub struct HandlerError {
     // Boxed, so that a `Result` with this error stays small.
     pub(crate) stack: Box<str>,
     pub(crate) fingerprint: Box<str>,
+    /// The error itself, for those who must know its type. No part of what is equal.
+    cause: Option<Arc<Box<dyn StdError + Send + Sync>>>,
 }
+
+impl PartialEq for HandlerError {
+    fn eq(&self, other: &Self) -> bool {
+        self.act == other.act
+            && self.class == other.class
+            && self.message == other.message
+            && self.stack == other.stack
+            && self.fingerprint == other.fingerprint
+    }
+}
+
+impl Eq for HandlerError {}
 
 /// What to do with the record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +119,11 @@ impl HandlerError {
         &self.message
     }
 
+    /// The error that it was made of, if it is one.
+    pub(crate) fn cause(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&***self.cause.as_ref()?)
+    }
+
     /// A handler that panicked.
     pub(crate) fn panicked(payload: &(dyn Any + Send)) -> Self {
         let text = payload.downcast_ref::<&str>().copied();
@@ -119,13 +139,15 @@ impl HandlerError {
     }
 
     fn bare(act: Act) -> Self {
-        Self { act, class: String::new(), message: String::new(), stack: Box::default(), fingerprint: Box::default() }
+        let (class, message) = (String::new(), String::new());
+        Self { act, class, message, stack: Box::default(), fingerprint: Box::default(), cause: None }
     }
 
     fn failed(act: Act, error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         let error = error.into();
         let class = if error.is::<PayloadError>() { DECODE } else { "ERROR" };
-        Self { class: class.to_owned(), ..Self::told(act, &*error) }
+        let told = Self::told(act, &*error);
+        Self { class: class.to_owned(), cause: Some(Arc::new(error)), ..told }
     }
 
     /// With message and causes of an error.
@@ -176,7 +198,8 @@ impl<E: StdError + Send + Sync + 'static> From<E> for HandlerError {
         if (&error as &dyn Any).is::<PayloadError>() {
             return Self { class: DECODE.to_owned(), ..Self::told(Act::Dead, &error) };
         }
-        Self { class: std::any::type_name::<E>().to_owned(), ..Self::told(Act::Retry { after: None }, &error) }
+        let told = Self::told(Act::Retry { after: None }, &error);
+        Self { class: std::any::type_name::<E>().to_owned(), cause: Some(Arc::new(Box::new(error))), ..told }
     }
 }
 

@@ -85,6 +85,8 @@ pub use error::{AckOutcome, DECODE, DROPPED, HandlerError, PANIC};
 pub use event::{ConsumerEvent, Unit};
 pub use record::{ConsumedRecord, EntryInfo, Source};
 
+pub(crate) use error::Act;
+
 use board::{Board, Ending, Taken};
 use positions::{Commit, Position};
 use shared::{Shared, now};

@@ -7,6 +7,7 @@ use sawlog_proto::v1;
 
 use crate::dead_letter::{EntryKind, EntryState};
 use crate::payload::{Codec, PayloadError};
+use crate::reader::ReadRecord;
 use crate::types::{Header, TopicId, unsigned};
 
 /// A partition of a topic, as deliveries name it.
@@ -162,6 +163,38 @@ impl ConsumedRecord {
     pub fn size_bytes(&self) -> usize {
         let headers: usize = self.headers.iter().map(|header| header.key.len() + header.value.len()).sum();
         self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len) + headers
+    }
+
+    /// A record as it stands in the log.
+    pub(crate) fn of_log(source: &Arc<Source>, record: ReadRecord) -> Self {
+        Self {
+            source: Arc::clone(source),
+            offset: record.offset,
+            epoch: record.epoch,
+            append_time_ms: record.append_time_ms,
+            timestamp_ms: record.timestamp_ms,
+            key: record.key,
+            value: record.value,
+            headers: record.headers,
+            attempt: 1,
+            max_attempts: 0,
+            gap_before: false,
+            more: None,
+        }
+    }
+
+    /// Another version of it stands in its place.
+    pub(crate) fn replace(&mut self, edited: v1::Record) {
+        let header = |header: v1::Header| Header { key: header.key, value: header.value };
+        self.timestamp_ms = edited.timestamp_ms.unwrap_or(self.timestamp_ms);
+        (self.key, self.value) = (edited.key, edited.value);
+        self.headers = edited.headers.into_iter().map(header).collect();
+    }
+
+    /// It comes through this entry.
+    pub(crate) fn set_entry(&mut self, entry: v1::EntryMark) {
+        let more = self.more.get_or_insert_with(Box::default);
+        more.entry = Some(EntryInfo::from_wire(entry));
     }
 
     pub(crate) fn from_wire(source: &Arc<Source>, max_attempts: u32, wire: v1::Delivery) -> Self {

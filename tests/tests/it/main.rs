@@ -15,6 +15,7 @@ mod member;
 mod power;
 mod produce;
 mod produce_read;
+mod projections;
 mod read;
 mod readme;
 mod recovery;

@@ -1,0 +1,201 @@
+//! What came of a partition and is not applied: frames of the log as they arrived, records that come through their
+//! dead-letter entries, and the end. Bounded by the credit of the stream.
+//!
+//! Invariant: what was put in is taken out in its order; nothing is taken after the end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sawlog_proto::v1;
+use tokio::sync::Notify;
+
+use crate::consumer::{ConsumedRecord, Source};
+use crate::error::Error;
+use crate::reader::{OpenBatch, ReadBatch, ReadRecord, checked_batch};
+use crate::types::unsigned;
+
+use super::store::AppliedEntry;
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// The unit is taken away: it is to be let go.
+    Revoked,
+    /// It is another's, or the stream is gone.
+    Lost,
+}
+
+/// A part of the log.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// Stored batches.
+    Batches(v1::RecordBatches),
+    /// Nothing before this offset will come.
+    Gap(u64),
+}
+
+/// Something to do.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    Part(Part),
+    /// A record leased through its entry.
+    Entry(Box<ConsumedRecord>),
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    parts: VecDeque<Part>,
+    entries: VecDeque<Box<ConsumedRecord>>,
+    /// Ids of entries that came and are not answered: their leases are extended.
+    leased: Vec<Arc<str>>,
+    closed: Option<Closed>,
+}
+
+impl Inbox {
+    pub(super) fn put(&self, part: Part) {
+        self.state.lock().parts.push_back(part);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn put_entry(&self, record: ConsumedRecord) {
+        {
+            let mut state = self.state.lock();
+            state.leased.extend(record.entry().map(|entry| Arc::clone(&entry.dlq_id)));
+            state.entries.push_back(Box::new(record));
+        }
+        self.changed.notify_one();
+    }
+
+    /// Ends it; the first reason counts, but for a loss, which always does.
+    pub(super) fn close(&self, closed: Closed) {
+        {
+            let mut state = self.state.lock();
+            if state.closed.is_none() || closed == Closed::Lost {
+                state.closed = Some(closed);
+            }
+        }
+        self.changed.notify_one();
+    }
+
+    pub(super) fn closed(&self) -> Option<Closed> {
+        self.state.lock().closed
+    }
+
+    /// The next thing to do, entries first; `None`: there is nothing now.
+    pub(super) fn take(&self) -> Option<Arrival> {
+        let mut state = self.state.lock();
+        match state.entries.pop_front() {
+            Some(record) => Some(Arrival::Entry(record)),
+            None => state.parts.pop_front().map(Arrival::Part),
+        }
+    }
+
+    /// The next part of the log, unless an entry waits.
+    pub(super) fn take_part(&self) -> Option<Part> {
+        let mut state = self.state.lock();
+        if state.entries.is_empty() { state.parts.pop_front() } else { None }
+    }
+
+    /// Records that came through entries and were not begun.
+    pub(super) fn take_entries(&self) -> Vec<Box<ConsumedRecord>> {
+        self.state.lock().entries.drain(..).collect()
+    }
+
+    /// An entry was answered.
+    pub(super) fn answered(&self, dlq_id: &str) {
+        self.state.lock().leased.retain(|leased| **leased != *dlq_id);
+    }
+
+    /// Entries whose leases go on.
+    pub(super) fn leased(&self) -> Vec<Arc<str>> {
+        self.state.lock().leased.clone()
+    }
+
+    /// Resolves when something was put in, or it was closed; may resolve without.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Resolves when it is closed.
+    pub(super) async fn ended(&self) {
+        while self.closed().is_none() {
+            self.changed().await;
+        }
+        // Whoever waits beside is told too.
+        self.changed.notify_one();
+    }
+}
+
+/// A record of the log, or what stands for some.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// To be applied.
+    Apply { record: Box<ConsumedRecord>, entry: Option<AppliedEntry> },
+    /// Nothing is applied up to this offset; the epoch of the record before it, if known.
+    Pass { to: u64, epoch: Option<u32> },
+    /// Its key is dead: it is parked, unless the key lives again (rule AK-8).
+    Blocked(Box<ConsumedRecord>),
+}
+
+/// Opens a frame of stored batches: items in order, of what lies at or above `from`.
+///
+/// # Errors
+/// A batch that is damaged, or of which an edited record is missing.
+pub(super) fn open(source: &Arc<Source>, wire: v1::RecordBatches, from: u64) -> Result<Vec<Item>, Error> {
+    let reached = unsigned(wire.reached_offset);
+    let from = from.max(unsigned(wire.from_offset));
+    let mut marks = wire.marks.into_iter().peekable();
+    let mut items = Vec::new();
+    for stored in wire.batches {
+        let Some(batch) = checked_batch(source.partition, stored, from, reached)? else { continue };
+        let mut open = open_batch(batch)?;
+        while let Some(record) = open.next_record() {
+            let record = record?;
+            let at = record.offset;
+            while marks.next_if(|mark| unsigned(mark.offset) < at).is_some() {}
+            let mark = marks.next_if(|mark| unsigned(mark.offset) == at);
+            items.push(marked(source, record, mark)?);
+        }
+    }
+    items.push(Item::Pass { to: reached, epoch: None });
+    Ok(items)
+}
+
+fn open_batch(batch: ReadBatch) -> Result<OpenBatch, Error> {
+    OpenBatch::new(batch)
+}
+
+/// What is to be done with a record that is marked so (rules AK-8, DL-15).
+fn marked(source: &Arc<Source>, record: ReadRecord, mark: Option<v1::MarkedOffset>) -> Result<Item, Error> {
+    use v1::marked_offset::Why;
+    let pass = Item::Pass { to: record.offset + 1, epoch: Some(record.epoch) };
+    let v1::MarkedOffset { why, edited, .. } = mark.unwrap_or_default();
+    Ok(match why {
+        None => Item::Apply { record: Box::new(ConsumedRecord::of_log(source, record)), entry: None },
+        Some(Why::BlockedBy(_)) => Item::Blocked(Box::new(ConsumedRecord::of_log(source, record))),
+        Some(Why::Filtered(_)) => pass,
+        Some(Why::Entry(entry)) if entry.state() == v1::EntryState::Resolved => {
+            let applied = AppliedEntry { dlq_id: entry.dlq_id.clone(), version: entry.version, cycle: entry.cycle };
+            let mut handled = ConsumedRecord::of_log(source, record);
+            match edited {
+                Some(edited) => handled.replace(edited),
+                None if entry.version > 0 => {
+                    let message = format!("the edited version of offset {} did not come", handled.offset);
+                    return Err(Error::protocol(message));
+                }
+                None => {}
+            }
+            handled.set_entry(entry);
+            Item::Apply { record: Box::new(handled), entry: Some(applied) }
+        }
+        Some(Why::Entry(_)) => pass,
+    })
+}
