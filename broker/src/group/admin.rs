@@ -350,7 +350,7 @@ impl Machine {
                 work.take_head(lane, now.monotonic_ms);
             }
             self.settle_offset(source, offset, SettledAs::Skipped, fx);
-            self.note_hole(source, lane);
+            self.note_hole(source, lane, offset, fx);
             return Ok(());
         }
         let anew = Tried { attempts: 0, due_ms: 0, ..tried };

@@ -135,7 +135,7 @@ impl Machine {
             OnExhausted::Drop => {
                 self.take_head(source, lane, now);
                 self.settle_offset(source, offset, SettledAs::Skipped, fx);
-                self.note_hole(source, lane);
+                self.note_hole(source, lane, offset, fx);
                 self.tell_pending(death.answer.map(Pending::Nack), AckStatus::Ok, fx);
             }
             OnExhausted::Block => self.block(death, lane, now, fx),
@@ -200,7 +200,7 @@ impl Machine {
             head = head.or(Some(key));
         }
         if !parks {
-            self.note_hole(source, lane);
+            self.note_hole(source, lane, death.offset, fx);
         }
         self.arrive_in_place(now, fx);
     }

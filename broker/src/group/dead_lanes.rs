@@ -15,7 +15,7 @@ use super::entry::{Act, EntryKey, LaneState};
 use super::machine::Machine;
 use super::record::{GroupRecord, Pause, PauseReason};
 use super::retry::{AfterDead, RetryPolicy};
-use crate::model::{LaneKey, Source};
+use crate::model::{LaneKey, Offset, Source};
 
 impl Machine {
     /// What a lane is, intents counted (rule DL-12).
@@ -166,12 +166,25 @@ impl Machine {
         self.state.pauses.iter().filter_map(of)
     }
 
-    /// The next delivery of the lane is marked (rule DL-8).
-    pub(super) fn note_hole(&mut self, source: Source, lane: LaneKey) {
-        if self.state.config.mode == Mode::Keyed
-            && let Some(work) = self.work(source)
-        {
-            work.holes.insert(lane);
+    /// A record of the lane was dropped, or is left dead: the next delivery of the lane is marked (rule DL-8).
+    pub(super) fn note_hole(&mut self, source: Source, lane: LaneKey, at: Offset, fx: &mut Effects) {
+        if self.state.config.mode == Mode::Keyed {
+            self.commit(GroupRecord::Hole { source, lane, at }, fx);
+        }
+    }
+
+    /// Whether a delivery of the lane is to be marked: a record before it is missing.
+    pub(super) fn has_hole(&self, source: Source, lane: LaneKey, before: Offset) -> bool {
+        self.partition(source).and_then(|partition| partition.holes.get(&lane)).is_some_and(|at| *at < before)
+    }
+
+    /// Records of these lanes are settled: what they were marked with was told. Before they are, in the journal: a mark
+    /// is never told without a hole.
+    pub(super) fn holes_told(&mut self, source: Source, lanes: &[LaneKey], fx: &mut Effects) {
+        let Some(partition) = self.partition(source).filter(|partition| !partition.holes.is_empty()) else { return };
+        let lanes: Vec<LaneKey> = lanes.iter().copied().filter(|lane| partition.holes.contains_key(lane)).collect();
+        if !lanes.is_empty() {
+            self.commit(GroupRecord::HolesTold { source, lanes }, fx);
         }
     }
 }

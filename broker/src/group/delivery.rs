@@ -354,7 +354,10 @@ impl Machine {
         let until_ms = now.monotonic_ms + state.config.lease_ms;
         let ordered = state.config.max_in_flight_per_key > 1;
         let (lane, slot) = work.place(index);
-        let hole = !work.holes.is_empty() && work.holes.remove(&lane);
+        let known = state.partitions.get(&source);
+        // Of several that are leased together the first one.
+        let hole = known.is_some_and(|one| !one.holes.is_empty() && one.holes.contains_key(&lane));
+        let hole = hole && work.is_head(index);
         if suspect && let Some(one) = members.get_mut(member) {
             one.suspects += 1;
         }
@@ -369,7 +372,7 @@ impl Machine {
             turn.first_records += 1;
             return;
         }
-        let known = state.partitions.get(&source).and_then(|partition| partition.tried.get(&offset));
+        let known = known.and_then(|partition| partition.tried.get(&offset));
         let first_ms = known.map_or(now.wall_ms, |known| known.first_ms);
         let class = known.map(|known| known.class.clone()).unwrap_or_default();
         let more =

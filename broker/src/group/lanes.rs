@@ -8,7 +8,7 @@
 //! next record can be delivered now; a lane that waits or is stuck has nothing leased; every held record is unsettled or
 //! leased.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::event::RecordMeta;
 use super::held::{BuildKeyHasher, EMPTY, Lane, Queue};
@@ -27,8 +27,6 @@ pub(super) struct Work {
     pub(super) reading: Reading,
     /// Its deliveries rest (rule OF-6).
     pub(super) paused: bool,
-    /// Lanes whose next delivery is marked: a record before it is missing (rule DL-8).
-    pub(super) holes: HashSet<LaneKey>,
     /// Runs of slots with their owners, in order of slots.
     pub(super) owners: Vec<Owner>,
     /// Owners with something new to deliver.
@@ -60,7 +58,6 @@ impl Work {
             source,
             reading: Reading::new(floor),
             paused: false,
-            holes: HashSet::new(),
             owners: Vec::new(),
             woken: Vec::new(),
             touched: false,

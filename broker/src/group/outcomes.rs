@@ -79,7 +79,7 @@ impl Machine {
         if spilled && on_exhausted == OnExhausted::Drop {
             entry.state = EntryState::Discarded;
             entry.act.note = "its tries are spent, and the policy is to drop".into();
-            self.note_hole(key.source, entry.lane);
+            self.note_hole(key.source, entry.lane, key.offset, fx);
             fx.notices.push(Notice::EntryClosed(key));
         } else {
             (entry.state, entry.kind, entry.job) = (EntryState::Open, EntryKind::Failed, None);
@@ -154,6 +154,9 @@ impl Machine {
         let (kind, cycle, reason) = (entry.kind, entry.cycle, entry.reason);
         let (class, fingerprint) = (entry.class, entry.fingerprint);
         let job = None;
+        if matches!(state, EntryState::Resolved { .. }) {
+            self.holes_told(key.source, &[entry.lane], fx);
+        }
         let changed = EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act };
         self.with_lane(key.source, entry.lane, |machine| machine.commit_entry(changed, fx));
         fx.notices.push(Notice::EntryClosed(key));

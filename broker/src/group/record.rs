@@ -384,6 +384,22 @@ pub enum GroupRecord {
         /// Its epoch.
         epoch: PartitionEpoch,
     },
+    /// A record of a lane was dropped or left dead and the lane goes on: its next delivery is marked (rule DL-8).
+    Hole {
+        /// The partition.
+        source: Source,
+        /// The lane.
+        lane: LaneKey,
+        /// The record.
+        at: Offset,
+    },
+    /// Records of these lanes that were marked are settled: nothing is left to be told.
+    HolesTold {
+        /// The partition.
+        source: Source,
+        /// The lanes.
+        lanes: Vec<LaneKey>,
+    },
     /// How often in a row the unit's member was lost with its first record started (rule RM-8).
     Crashes {
         /// The partition.

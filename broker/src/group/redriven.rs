@@ -123,7 +123,8 @@ impl Machine {
             }
             batch.after = After::Entries;
             batch.bytes += size;
-            batch.records.push(delivery(key, entry, attempt));
+            let hole = self.has_hole(source, entry.lane, key.offset);
+            batch.records.push(delivery(key, entry, attempt, hole));
             if last {
                 break;
             }
@@ -387,13 +388,13 @@ impl Redriven {
     }
 }
 
-fn delivery(key: EntryKey, entry: Entry, attempt: u32) -> Delivery {
+fn delivery(key: EntryKey, entry: Entry, attempt: u32, gap_before: bool) -> Delivery {
     let version = entry.versions.len() as u32;
     let copy = entry.versions.last().copied().unwrap_or(entry.copy);
     let more = DeliveryMore {
         first_delivery_ms: entry.first_delivery_ms,
         last_class: entry.class.unwrap_or_default(),
-        gap_before: false,
+        gap_before,
         entry: Some(EntryDelivery { key, copy, version, cycle: entry.cycle, job: entry.job }),
     };
     Delivery { offset: key.offset, attempt, more: Some(Box::new(more)) }

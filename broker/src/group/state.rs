@@ -17,7 +17,8 @@ use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tri
 use super::settled::SettledSet;
 use crate::limits;
 use crate::model::{
-    AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid,
+    AssignmentEpoch, GroupId, GroupName, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source,
+    TopicUuid,
 };
 
 /// A member as the journal knows it (rule GM-11).
@@ -81,10 +82,16 @@ pub struct PartitionState {
     /// leases (rules OF-3, AK-12). A member that resumes may name such records; others have their offsets by now.
     #[serde(default)]
     pub leases_from: AssignmentEpoch,
+    /// Lanes that go on behind a record that was dropped or left dead, with that record: the next delivery of each is
+    /// marked (rule DL-8).
+    #[serde(default, with = "pairs")]
+    pub holes: BTreeMap<LaneKey, Offset>,
 }
 
 /// Cuts that a partition remembers; older ones are done with at the next start at the latest.
 const CUTS_KEPT: usize = 16;
+/// Lanes of a partition whose next delivery is to be marked; beyond that those of the oldest records are let go of.
+const HOLES_KEPT: usize = 10_000;
 
 impl PartitionState {
     /// The state of a partition that a group starts at `start`.
@@ -102,6 +109,7 @@ impl PartitionState {
             clear_below: 0,
             cuts: Vec::new(),
             leases_from: AssignmentEpoch::default(),
+            holes: BTreeMap::new(),
         }
     }
 }
@@ -305,6 +313,7 @@ impl GroupState {
             partition.epoch = start.epoch;
             partition.crashes = 0;
             partition.tried.clear();
+            partition.holes.clear();
             partition.commit = Commit::default();
             if clear {
                 partition.clear_below = partition.next_intent;
@@ -332,6 +341,8 @@ impl GroupState {
             | GroupRecord::GapPassed { source, .. }
             | GroupRecord::Cut { source, .. }
             | GroupRecord::Epoch { source, .. }
+            | GroupRecord::Hole { source, .. }
+            | GroupRecord::HolesTold { source, .. }
             | GroupRecord::Crashes { source, .. } => *source,
             GroupRecord::Intended { intent, .. } => intent.key.source,
             other => return Err(format!("not a record of a partition: {other:?}")),
@@ -396,6 +407,7 @@ impl PartitionState {
                 self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);
                 self.epoch = *epoch;
                 self.crashes = 0;
+                self.holes.retain(|_, dropped| *dropped < *at);
                 self.back_to = self.back_to.min(*at);
                 self.cuts.retain(|(earlier, _)| earlier < at);
                 self.cuts.push((*at, *epoch));
@@ -404,10 +416,27 @@ impl PartitionState {
                 }
             }
             GroupRecord::Epoch { epoch, .. } => self.epoch = *epoch,
+            GroupRecord::Hole { lane, at, .. } => self.add_hole(*lane, *at),
+            GroupRecord::HolesTold { lanes, .. } => {
+                for lane in lanes {
+                    self.holes.remove(lane);
+                }
+            }
             GroupRecord::Crashes { count, .. } => self.crashes = *count,
             other => return Err(format!("not a record of a partition: {other:?}")),
         }
         Ok(())
+    }
+
+    fn add_hole(&mut self, lane: LaneKey, at: Offset) {
+        self.holes.insert(lane, at);
+        if self.holes.len() > HOLES_KEPT {
+            // An eighth at once, so that a flood of them costs little.
+            let mut offsets: Vec<Offset> = self.holes.values().copied().collect();
+            let (_, oldest, _) = offsets.select_nth_unstable(HOLES_KEPT / 8);
+            let oldest = *oldest;
+            self.holes.retain(|_, dropped| *dropped > oldest);
+        }
     }
 
     fn forget_tries(&mut self, from: Offset, to: Offset) {

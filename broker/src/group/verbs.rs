@@ -122,6 +122,7 @@ impl Machine {
         done.runs.sort_unstable_by_key(|run| run.from);
         let after_ms = u64::try_from(now.wall_ms - done.first_append_ms).unwrap_or(0);
         fx.notices.push(Notice::Settled { records: done.records, after_ms });
+        self.holes_told(source, &done.lanes, fx);
         self.commit(GroupRecord::Settled { source, how, runs: done.runs }, fx);
         self.credit_back(member, done.leased, done.bytes);
         if done.suspects > 0

@@ -193,6 +193,37 @@ fn dl_8_continue_goes_on_with_a_hole_that_the_next_delivery_tells() {
 }
 
 #[test]
+fn dl_8_a_hole_is_told_after_a_restart_until_a_marked_record_is_settled() {
+    for policy in ["drop", "continue"] {
+        let mut config = config(Mode::Keyed);
+        match policy {
+            "drop" => config.retry.on_exhausted = OnExhausted::Drop,
+            _ => config.retry.after_dead = AfterDead::Continue,
+        }
+        let mut rig = rig_with(config);
+        rig.append(s(), &[1, 1, 1, 2]);
+        rig.taken(1);
+        rig.nack(1, s(), &[0], NackKind::Dead);
+        rig.settle_moves();
+        let marked = |rig: &mut Rig| {
+            let all = rig.deliveries(1).into_iter();
+            all.filter(|one| one.more.as_ref().is_some_and(|more| more.gap_before)).map(|one| one.offset).collect::<Vec<_>>()
+        };
+        assert_eq!(marked(&mut rig), [at(1)], "{policy}");
+        // The member dies with it, the broker too: who gets it then is told again.
+        let mut rig = rig.restart(1_000_000);
+        rig.join(1, 100);
+        assert_eq!(marked(&mut rig), [at(1)], "{policy}");
+        rig.ack(1, s(), &[1]);
+        assert_eq!(marked(&mut rig), [], "{policy}: it is told once");
+        let mut rig = rig.restart(1_000_000);
+        rig.join(1, 100);
+        assert_eq!(marked(&mut rig), [], "{policy}: and not again");
+        assert!(rig.machine.state().partitions[&s()].holes.is_empty());
+    }
+}
+
+#[test]
 fn dl_8_drop_settles_as_skipped_without_a_dead_letter_and_tells_the_hole() {
     let mut config = config(Mode::Keyed);
     config.retry.on_exhausted = OnExhausted::Drop;

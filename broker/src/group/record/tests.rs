@@ -121,6 +121,8 @@ fn all() -> Vec<GroupRecord> {
         GroupRecord::Cut { source, at: at(5), epoch: PartitionEpoch::new(2).unwrap(), group_epoch: 7 },
         GroupRecord::Epoch { source, epoch: PartitionEpoch::new(2).unwrap() },
         GroupRecord::Crashes { source, count: 2 },
+        GroupRecord::Hole { source, lane: LaneKey(u128::MAX), at: at(7) },
+        GroupRecord::HolesTold { source, lanes: vec![LaneKey(0), LaneKey(1 << 90)] },
         GroupRecord::Breaker { forced: Some(true), act: act() },
         GroupRecord::Recovered { epoch: 1 << 40 },
     ]

@@ -76,6 +76,24 @@ fn intend(state: &mut GroupState, number: u64, offset: u64) {
     state.replay(&GroupRecord::Intended { number, intent: Box::new(intent) }).unwrap();
 }
 
+#[test]
+fn dl_8_lanes_with_holes_are_bounded_and_those_of_the_oldest_records_go_first() {
+    let mut state = state();
+    let hole = |state: &mut GroupState, number: u64| {
+        let lane = LaneKey(u128::from(number) << 64);
+        state.replay(&GroupRecord::Hole { source: source(), lane, at: at(number) }).unwrap();
+    };
+    (0..HOLES_KEPT as u64).for_each(|number| hole(&mut state, number));
+    assert_eq!(partition(&state).holes.len(), HOLES_KEPT);
+    hole(&mut state, HOLES_KEPT as u64);
+    let kept = &partition(&state).holes;
+    assert!(kept.len() <= HOLES_KEPT && kept.len() >= HOLES_KEPT / 8 * 7, "{}", kept.len());
+    assert!(kept.values().all(|offset| *offset > at(HOLES_KEPT as u64 / 8)));
+    let cut = GroupRecord::Cut { source: source(), at: at(9_000), epoch: epoch(1), group_epoch: 9 };
+    state.replay(&cut).unwrap();
+    assert!(partition(&state).holes.values().all(|offset| *offset < at(9_000)));
+}
+
 fn reset(state: &mut GroupState, offset: u64, clear: bool) {
     let (floors, act) = (vec![start(offset)], Act::default());
     state.replay(&GroupRecord::Reset { floors, clear, epoch: state.epoch + 1, undo: false, act }).unwrap();
