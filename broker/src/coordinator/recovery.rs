@@ -98,6 +98,7 @@ impl Coordinator {
             opened: Opened::default(),
             phase: parking_lot::RwLock::new(Phase::Recovering),
             trims: parking_lot::Mutex::default(),
+            streams: 0.into(),
         });
         Arc::new(Self {
             shared,

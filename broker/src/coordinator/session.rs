@@ -26,6 +26,10 @@ use crate::partition::PartitionReadError;
 
 /// Number of verbs that the broker says in a member's place; their answers are nobody's.
 const INTERNAL: u64 = u64::MAX;
+/// No verb of a member has it in its number.
+const INTERNAL_BIT: u64 = 1 << 63;
+/// Numbers of verbs that a stream has for itself.
+const REQUESTS: u64 = 1 << 36;
 /// Records that cannot be read now are tried again after so many milliseconds.
 const READ_AGAIN_MS: u64 = 1_000;
 
@@ -45,6 +49,7 @@ pub struct Session {
     current: Option<Current>,
     ready: VecDeque<SessionFrame>,
     held: Held,
+    first_request: u64,
     over: bool,
     left: std::sync::atomic::AtomicBool,
 }
@@ -86,7 +91,9 @@ impl Session {
         let outbox = Arc::new(Outbox::default());
         let member = join.join.member;
         let epoch = group.join(join.join, &outbox)?;
+        let stream = group.shared().streams.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Ok(Self {
+            first_request: stream.wrapping_mul(REQUESTS) & !INTERNAL_BIT,
             config: group.config(),
             group,
             member,
@@ -101,6 +108,12 @@ impl Session {
             over: false,
             left: false.into(),
         })
+    }
+
+    /// Number of the stream's first verb; the later ones count up from it. An answer may come late, on the next stream of
+    /// its member, and must not be taken for that of another verb there.
+    pub fn first_request(&self) -> u64 {
+        self.first_request
     }
 
     /// Settings of the group, for the answer to the join.
@@ -225,6 +238,9 @@ impl Session {
             Frame::AckResults { request: INTERNAL, .. } => {}
             frame => {
                 self.over |= matches!(frame, Frame::Ended(_));
+                // It passes no delivery that came before it (rule FC-3).
+                self.ready.extend(std::mem::take(&mut self.held.frames));
+                self.held.bytes = 0;
                 self.ready.push_back(SessionFrame::Control(frame));
             }
         }

@@ -1,6 +1,7 @@
 //! What all groups of a broker share: clock, journals, partitions, timers, tasks.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -59,6 +60,8 @@ pub(super) struct Shared {
     pub(super) phase: RwLock<Phase>,
     /// Log starts that somebody asked for, to tell a trim from retention.
     pub(super) trims: Mutex<HashMap<Source, Offset>>,
+    /// Streams that there have been.
+    pub(super) streams: AtomicU64,
 }
 
 impl Shared {

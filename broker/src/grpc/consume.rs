@@ -171,13 +171,14 @@ async fn join(context: &Arc<Context>, requests: &mut Requests, permits: &Permits
         session.handle(Verb::Leave)?;
         return Err(status::wrong_mode(&group, mode, "Join with stored batches"));
     }
+    let pending = Pending::starting_at(session.first_request());
     Ok(Some(Stream {
         context: Arc::clone(context),
         session,
         group,
         mode,
         sources: Sources::default(),
-        pending: Pending::default(),
+        pending,
         pings: VecDeque::new(),
         in_work,
         outbox: Outbox::default(),

@@ -17,8 +17,8 @@ const RUNS: usize = 10_000;
 /// Offsets of one verb: twice what a partition holds for a group.
 const OFFSETS: u64 = 2 * limits::HELD_RECORDS as u64;
 
-/// Verbs that wait for their answers, in order. The number of one is its place.
-#[derive(Debug, Default)]
+/// Verbs that wait for their answers, in order. The number of one is its place, counted from the stream's first.
+#[derive(Debug)]
 pub(super) struct Pending {
     first: u64,
     list: VecDeque<Waiting>,
@@ -37,6 +37,10 @@ pub(super) struct Waiting {
 }
 
 impl Pending {
+    pub(super) fn starting_at(first: u64) -> Self {
+        Self { first, list: VecDeque::new() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.list.len()
     }
@@ -394,7 +398,7 @@ mod tests {
 
     #[test]
     fn ak_2_a_verb_is_answered_once_all_its_parts_are_in_whatever_order() {
-        let mut pending = Pending::default();
+        let mut pending = Pending::starting_at(9);
         let first = pending.begin(70, 0, 2, Vec::new());
         let second = pending.begin(71, 0, 1, Vec::new());
         assert!(pending.answered(first, Vec::new()).is_none());
@@ -407,6 +411,16 @@ mod tests {
         let third = pending.begin(72, 0, 1, Vec::new());
         assert!(third > second && pending.answered(first, Vec::new()).is_none());
         assert_eq!(pending.answered(third, Vec::new()).expect("all of it").sequence, 72);
+    }
+
+    #[test]
+    fn ak_2_an_answer_to_a_verb_of_the_former_stream_is_nobodys() {
+        let mut former = Pending::starting_at(0);
+        let old = former.begin(70, 0, 1, Vec::new());
+        let mut pending = Pending::starting_at(1 << 36);
+        let new = pending.begin(70, 0, 1, Vec::new());
+        assert!(pending.answered(old, Vec::new()).is_none() && former.answered(new, Vec::new()).is_none());
+        assert!(pending.answered(new, Vec::new()).is_some());
     }
 
     #[test]
