@@ -7,7 +7,7 @@
 
 use super::Now;
 use super::config::Positions;
-use super::effect::{Effects, Notice, Refusal};
+use super::effect::{Effects, Refusal};
 use super::entry::{Act, DeadReason, EntryKey, EntryRecord, EntryState};
 use super::event::Admin;
 use super::machine::Machine;
@@ -27,16 +27,12 @@ impl Machine {
             Admin::Pause { topic, until_ms, act } => {
                 let pause = Pause { topic, partition: None, reason: PauseReason::Operator, until_ms, act };
                 self.known_topic(topic)?;
-                self.commit(GroupRecord::Paused(pause), fx);
-                fx.notices.push(Notice::Pause { reason: PauseReason::Operator, on: true });
-                self.pauses_changed(now);
+                self.pause(pause, now, fx);
                 Ok(())
             }
             Admin::Resume { topic, act: _ } => {
-                let reason = PauseReason::Operator;
-                self.commit(GroupRecord::Resumed { topic, partition: None, reason }, fx);
-                fx.notices.push(Notice::Pause { reason, on: false });
-                self.pauses_changed(now);
+                let meant = |pause: &Pause| (pause.topic, pause.partition) == (topic, None);
+                self.unpause(|pause| meant(pause) && pause.reason == PauseReason::Operator, now, fx);
                 Ok(())
             }
             Admin::AcceptGap { source, act: _ } => {
@@ -265,7 +261,7 @@ impl Machine {
             self.close_entry(*key, state, entry.attempts, act.clone(), now, fx);
             if state == EntryState::Expired {
                 let range = OffsetRange { from: key.offset, to: key.offset.saturating_add(1) };
-                self.tell_gap(key.source, range, GapReason::DlqExpired, false, fx);
+                self.tell_gap(key.source, range, GapReason::DlqExpired, Some(1), false, fx);
             }
         }
         Ok(())
@@ -285,8 +281,8 @@ impl Machine {
     /// Takes an entry back from the member that has it, without a strike.
     fn recall_entry(&mut self, key: &EntryKey, fx: &mut Effects) {
         if let Some(lease) = self.end_entry_lease(key) {
-            let (source, entries) = (key.source, vec![*key]);
-            let frame = super::effect::Frame::Recall { source, runs: Vec::new(), entries };
+            let (source, epoch, entries) = (key.source, lease.epoch, vec![*key]);
+            let frame = super::effect::Frame::Recall { source, epoch, runs: Vec::new(), entries };
             self.send(lease.member, frame, super::effect::After::Now, fx);
         }
     }

@@ -66,7 +66,7 @@ impl Machine {
         let range = OffsetRange { from, to: from.saturating_add(records) };
         let settles = !intent.source_lost && !self.is_offset();
         self.arrive(source, number, intent, settles.then_some(SettledAs::Expired), now, fx);
-        self.tell_gap(source, range, reason, false, fx);
+        self.tell_gap(source, range, reason, Some(records), false, fx);
     }
 
     /// See [`super::event::Event::EntryDurable`].

@@ -378,7 +378,7 @@ impl Machine {
         let (error, member, blocked_by) = (None, None, None);
         let dying = Dying { taken, kind, reason, spilled: false, holds: false, error, member, blocked_by, records };
         self.intend(source, dying, now, fx);
-        self.tell_gap(source, range, GapReason::Undecodable, false, fx);
+        self.tell_gap(source, range, GapReason::Undecodable, Some(records.into()), false, fx);
         self.arrive_in_place(now, fx);
     }
 

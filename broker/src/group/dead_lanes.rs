@@ -1,6 +1,6 @@
-//! Which lanes are not live, how many, and the pauses that follow (rules AK-7, DL-7, DL-12, OF-6).
+//! Which lanes are not live, how many, and what follows from that (rules AK-7, DL-7, DL-8, DL-12).
 //!
-//! Owns: the state of a lane by its entries and intents together, the count of dead lanes, the broker's own pauses.
+//! Owns: the state of a lane by its entries and intents together, the count of dead lanes, lanes with holes.
 //!
 //! Invariant: the count of lanes that intents alone hold is right after every change of an intent or an entry
 //! ([`Machine::with_lane`]).
@@ -11,9 +11,9 @@ use super::Now;
 use super::config::Mode;
 use super::dead::Death;
 use super::effect::{Effects, Notice};
-use super::entry::{Act, EntryKey, LaneState};
+use super::entry::{EntryKey, LaneState};
 use super::machine::Machine;
-use super::record::{GroupRecord, Pause, PauseReason};
+use super::record::{GroupRecord, PauseReason};
 use super::retry::{AfterDead, RetryPolicy};
 use crate::model::{LaneKey, Offset, Source};
 
@@ -127,43 +127,6 @@ impl Machine {
         let lanes: BTreeSet<(Source, LaneKey)> = intents.collect();
         let alone = lanes.iter().filter(|(source, lane)| self.entries.lane_state(*source, *lane) == LaneState::Live);
         self.dead.by_intent_alone = alone.count() as u64;
-    }
-
-    /// Journals a pause of the broker's, of a partition or of the group, unless it is there.
-    pub(super) fn begin_pause(&mut self, source: Option<Source>, reason: PauseReason, now: Now, fx: &mut Effects) {
-        if self.is_paused_for(source, reason) {
-            return;
-        }
-        let act = Act { actor: "broker".into(), time_ms: now.wall_ms, note: String::new() };
-        let (topic, partition) = (source.map(|one| one.topic), source.map(|one| one.partition));
-        self.commit(GroupRecord::Paused(Pause { topic, partition, reason, until_ms: None, act }), fx);
-        fx.notices.push(Notice::Pause { reason, on: true });
-        self.pauses_changed(now);
-    }
-
-    /// Ends one, if it is there.
-    pub(super) fn end_pause(&mut self, source: Option<Source>, reason: PauseReason, now: Now, fx: &mut Effects) {
-        if !self.is_paused_for(source, reason) {
-            return;
-        }
-        let (topic, partition) = (source.map(|one| one.topic), source.map(|one| one.partition));
-        self.commit(GroupRecord::Resumed { topic, partition, reason }, fx);
-        fx.notices.push(Notice::Pause { reason, on: false });
-        self.pauses_changed(now);
-    }
-
-    pub(super) fn is_paused_for(&self, source: Option<Source>, reason: PauseReason) -> bool {
-        let extent = (source.map(|one| one.topic), source.map(|one| one.partition));
-        self.state.pauses.iter().any(|pause| (pause.topic, pause.partition) == extent && pause.reason == reason)
-    }
-
-    /// Partitions that pause for a reason of their own.
-    pub(super) fn paused_for(&self, reason: PauseReason) -> impl Iterator<Item = Source> + '_ {
-        let of = move |pause: &Pause| {
-            let (topic, partition) = (pause.topic?, pause.partition?);
-            (pause.reason == reason).then_some(Source { topic, partition })
-        };
-        self.state.pauses.iter().filter_map(of)
     }
 
     /// A record of the lane was dropped, or is left dead: the next delivery of the lane is marked (rule DL-8).

@@ -6,10 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Now;
-use super::effect::{Effects, Notice};
+use super::effect::Effects;
 use super::lanes::Handle;
 use super::machine::Machine;
-use super::record::GroupRecord;
 use crate::model::Source;
 
 /// What is waited for.
@@ -97,21 +96,5 @@ impl Machine {
                 Timer::Idle => self.idle_due(now, fx),
             }
         }
-    }
-
-    /// Pauses that end by themselves.
-    fn pauses_due(&mut self, now: Now, fx: &mut Effects) {
-        let ended: Vec<_> = self
-            .state
-            .pauses
-            .iter()
-            .filter(|pause| pause.until_ms.is_some_and(|until_ms| until_ms <= now.wall_ms))
-            .map(|pause| (pause.topic, pause.partition, pause.reason))
-            .collect();
-        for (topic, partition, reason) in ended {
-            self.commit(GroupRecord::Resumed { topic, partition, reason }, fx);
-            fx.notices.push(Notice::Pause { reason, on: false });
-        }
-        self.pauses_changed(now);
     }
 }

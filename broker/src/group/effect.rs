@@ -2,7 +2,7 @@
 
 use super::entry::{EntryKey, EntryRecord, EntryState};
 use super::event::Credit;
-use super::record::{GapReason, GroupRecord, PauseReason};
+use super::record::{GapReason, GroupRecord, Pause, PauseReason};
 use crate::model::{
     AssignedUnit, AssignmentEpoch, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source,
 };
@@ -95,6 +95,8 @@ pub enum Frame {
     Recall {
         /// The partition.
         source: Source,
+        /// Epoch under which they were leased.
+        epoch: AssignmentEpoch,
         /// Offsets.
         runs: Vec<OffsetRange>,
         /// Entries.
@@ -170,8 +172,17 @@ pub enum Frame {
         range: OffsetRange,
         /// Why.
         reason: GapReason,
+        /// How many records of it the group had not settled, if known.
+        records: Option<u64>,
         /// The partition waits until it is accepted.
         stops: bool,
+    },
+    /// Deliveries pause, or go on (rule OF-6).
+    Pause {
+        /// The pause.
+        pause: Box<Pause>,
+        /// It lasts; false: it has ended.
+        on: bool,
     },
     /// Come back later (rule GM-11).
     Goodbye {

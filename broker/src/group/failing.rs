@@ -19,7 +19,7 @@ use super::record::{ErrorInfo, GIVEN_BACK_MS, GroupRecord, Tried};
 use super::retry::{CONSUMER_CRASH, Failure, FailureKind, LEASE_EXPIRED, Verdict, jitter_seed};
 use super::slab::NONE;
 use super::verbs::PendingAnswer;
-use crate::model::{MemberId, Offset, OffsetRange, SlotRange, Source};
+use crate::model::{AssignmentEpoch, MemberId, Offset, OffsetRange, SlotRange, Source};
 
 /// How a delivery failed.
 #[derive(Debug)]
@@ -165,7 +165,7 @@ impl Machine {
         let Some(work) = self.work(source) else { return };
         let first = *work.record(index);
         let ended = work.unlease_from(index);
-        let mut recalled = Vec::new();
+        let mut recalled: Vec<(AssignmentEpoch, Vec<OffsetRange>)> = Vec::new();
         let mut sizes = 0;
         let mut probe = false;
         for &one in &ended {
@@ -175,7 +175,10 @@ impl Machine {
                 record.attempts = record.attempts.saturating_sub(1);
                 record.recalled_from = first.holder;
                 probe |= std::mem::take(&mut record.probe);
-                super::read_ahead::add(&mut recalled, record.offset);
+                match recalled.last_mut() {
+                    Some((epoch, runs)) if *epoch == record.lease_epoch => super::read_ahead::add(runs, record.offset),
+                    _ => recalled.push((record.lease_epoch, vec![Self::one(record.offset)])),
+                }
             }
         }
         let record = work.record_mut(index);
@@ -190,9 +193,8 @@ impl Machine {
         };
         self.suspect_done(first.holder, first.suspects != 0);
         self.credit_back(member, ended.len() as u64, sizes);
-        if !recalled.is_empty() {
-            let frame = Frame::Recall { source, runs: recalled, entries: Vec::new() };
-            self.send(member, frame, After::Now, fx);
+        for (epoch, runs) in recalled {
+            self.send(member, Frame::Recall { source, epoch, runs, entries: Vec::new() }, After::Now, fx);
         }
     }
 

@@ -52,12 +52,12 @@ impl Machine {
             let known = self.gaps.waiting.insert(source, (range, reason));
             self.begin_pause(Some(source), PauseReason::Gap, now, fx);
             if known != Some((range, reason)) {
-                self.tell_gap(source, range, reason, true, fx);
+                self.tell_gap(source, range, reason, Some(unsettled), true, fx);
             }
             return;
         }
         if unsettled > 0 {
-            self.tell_gap(source, range, reason, false, fx);
+            self.tell_gap(source, range, reason, Some(unsettled), false, fx);
         }
         self.pass_gap(source, range, reason, now, fx);
     }
@@ -150,6 +150,10 @@ impl Machine {
         };
         let seen = self.works.get(&source).map_or(at, |work| work.reading.next);
         let end = partition.settled.end().max(seen).max(at.saturating_add(1));
+        let range = OffsetRange { from: at, to: end };
+        // What the group has not read is not known to have been there.
+        let read = OffsetRange { from: at, to: partition.settled.end().max(seen).max(at) };
+        let unsettled = partition.settled.count_unsettled_in(read);
         // The mark of the entries first: if the broker dies before it is durable, the start makes it again.
         self.mark_source_lost(source, at, epoch, fx);
         self.forget_deaths(source, at, fx);
@@ -158,7 +162,7 @@ impl Machine {
         self.forget_gap(source, now, fx);
         self.drop_from(source, at);
         self.ranges.cut(source, at);
-        self.tell_gap(source, OffsetRange { from: at, to: end }, GapReason::Truncated, false, fx);
+        self.tell_gap(source, range, GapReason::Truncated, Some(unsettled), false, fx);
         self.reassign(&[source], now, fx);
         self.refresh_source(source, at, now);
     }
@@ -184,12 +188,13 @@ impl Machine {
         }
     }
 
-    /// Tells the owners of a partition, and operators, what will not come.
+    /// Tells the owners of a partition, and operators, what will not come; `records`: how many of it were not settled.
     pub(super) fn tell_gap(
         &mut self,
         source: Source,
         range: OffsetRange,
         reason: GapReason,
+        records: Option<u64>,
         stops: bool,
         fx: &mut Effects,
     ) {
@@ -197,7 +202,7 @@ impl Machine {
         let owners = self.state.owners.get(&source).into_iter().flatten();
         let members: BTreeSet<MemberId> = owners.map(|run| run.member).collect();
         for member in members {
-            self.send(member, Frame::Gap { source, range, reason, stops }, After::Group, fx);
+            self.send(member, Frame::Gap { source, range, reason, records, stops }, After::Group, fx);
         }
     }
 }

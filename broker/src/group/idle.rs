@@ -11,7 +11,7 @@ use super::effect::{After, Delivery, DeliveryMore, Effects, Frame, Notice};
 use super::lanes::QueueKind;
 use super::leases::Lease;
 use super::machine::Machine;
-use crate::model::{MemberId, Offset, Source};
+use crate::model::{AssignmentEpoch, MemberId, Offset, OffsetRange, Source};
 
 /// How long a member idles before others are looked at, and how old leases are that are recalled then.
 pub(super) const IDLE_MS: u64 = 2_000;
@@ -263,10 +263,11 @@ impl Machine {
 
     /// Takes records back from those who have them, without a strike.
     fn recall(&mut self, source: Source, taken: &[(MemberId, Offset)], now: Now, fx: &mut Effects) {
-        let mut runs: Vec<(MemberId, Vec<crate::model::OffsetRange>)> = Vec::new();
+        let mut runs: Vec<(MemberId, AssignmentEpoch, Vec<OffsetRange>)> = Vec::new();
         for (holder, offset) in taken {
             let Some(index) = self.works.get(&source).and_then(|work| work.find(*offset)) else { continue };
-            let was = self.works[&source].record(index).holder;
+            let record = self.works[&source].record(index);
+            let (was, epoch) = (record.holder, record.lease_epoch);
             if self.members.id(was) != Some(*holder) {
                 continue;
             }
@@ -274,13 +275,13 @@ impl Machine {
             if let Some(work) = self.work(source) {
                 work.record_mut(index).recalled_from = was;
             }
-            match runs.iter_mut().find(|(member, _)| member == holder) {
-                Some((_, runs)) => super::read_ahead::add(runs, *offset),
-                None => runs.push((*holder, vec![Self::one(*offset)])),
+            match runs.iter_mut().find(|(member, under, _)| member == holder && *under == epoch) {
+                Some((.., runs)) => super::read_ahead::add(runs, *offset),
+                None => runs.push((*holder, epoch, vec![Self::one(*offset)])),
             }
         }
-        for (member, runs) in runs {
-            self.send(member, Frame::Recall { source, runs, entries: Vec::new() }, After::Now, fx);
+        for (member, epoch, runs) in runs {
+            self.send(member, Frame::Recall { source, epoch, runs, entries: Vec::new() }, After::Now, fx);
         }
     }
 }

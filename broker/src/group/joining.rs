@@ -58,6 +58,7 @@ impl Machine {
             // What its old session had comes back: a cut stream that lost it (rule RT-5).
             self.give_back(member, None, Loss::Released, now, fx);
             self.entries_back(member, None, Loss::Released, now, fx);
+            self.handed_over(member, now, fx);
         }
         self.commit(
             GroupRecord::Joined {
@@ -91,6 +92,7 @@ impl Machine {
         }
         let joined = Frame::Joined { epoch, resumed: false, lost, lost_entries };
         self.send(member, joined, After::Group, fx);
+        self.tell_pauses(member, fx);
         if let Some(old) = replaced {
             self.take_over(old, member, join.instance.as_deref().unwrap_or_default(), now, fx);
         }
@@ -167,6 +169,7 @@ impl Machine {
         one.records_left -= one.leased_records.min(i64::MAX as u64) as i64;
         one.bytes_left -= one.leased_bytes.min(i64::MAX as u64) as i64;
         self.send(member, Frame::Joined { epoch, resumed: true, lost, lost_entries }, After::Group, fx);
+        self.tell_pauses(member, fx);
         self.tell_units(member, fx);
         self.tell_revoked(member, fx);
         self.resume_ranges(member, &in_work);

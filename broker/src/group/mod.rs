@@ -46,6 +46,7 @@ pub mod machine;
 mod members;
 mod offset_mode;
 mod outcomes;
+mod pauses;
 mod read_ahead;
 mod reading;
 pub mod record;

@@ -13,7 +13,7 @@ use super::event::{Fetched, RecordMeta};
 use super::lane_moves::Dropped;
 use super::lanes::Work;
 use super::machine::Machine;
-use super::record::{GIVEN_BACK_MS, GroupRecord, PauseReason, SettledAs, Tried};
+use super::record::{GIVEN_BACK_MS, GroupRecord, SettledAs, Tried};
 use super::retry::{RetryPolicy, jitter_seed};
 use crate::limits;
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
@@ -191,13 +191,15 @@ impl Machine {
 
     /// Tells members when they reach the live end of a partition, and when they fall behind it (rule FC-4).
     fn tell_caught_up(&mut self, source: Source, fx: &mut Effects) {
-        let is_offset = self.is_offset();
+        let (is_offset, sent) = (self.is_offset(), self.ranges.next(source));
         let Some(work) = self.works.get_mut(&source) else { return };
         if work.owners.is_empty() {
             return;
         }
         let reading = &work.reading;
-        let ahead = reading.high_watermark.distance_from(reading.next);
+        // In mode OFFSET what was read is not delivered before it was sent.
+        let next = sent.filter(|_| is_offset).unwrap_or(reading.next);
+        let ahead = reading.high_watermark.distance_from(next);
         let caught_up = match reading.caught_up {
             true => ahead + u64::from(work.undelivered()) <= BEHIND_RECORDS,
             false => reading.knows_end && ahead == 0 && (is_offset || work.ready() == 0),
@@ -209,7 +211,7 @@ impl Machine {
         if caught_up {
             work.shrink();
         }
-        let (offset, append_ms) = (work.reading.next, work.reading.last_append_ms);
+        let (offset, append_ms) = (next, work.reading.last_append_ms);
         let mut members: Vec<MemberId> = work.owners.iter().map(|owner| owner.member).collect();
         members.sort_unstable();
         members.dedup();
@@ -280,30 +282,6 @@ impl Machine {
         Some(Fetch { source, from: work.reading.next, max_bytes: READ_CHUNK, look: true })
     }
 
-    /// Whether a partition is not read on, though what is held of it is delivered.
-    fn reading_rests(&self, source: Source) -> bool {
-        self.state.pauses.iter().any(|pause| only_reading(pause.reason) && covers(pause, source))
-    }
-
-    /// Pauses began or ended in the durable state.
-    pub(super) fn pauses_changed(&mut self, now: Now) {
-        let pauses = self.state.pauses.clone();
-        let sources: Vec<Source> = self.works.keys().copied().collect();
-        for source in sources {
-            let stops = |pause: &super::record::Pause| !only_reading(pause.reason) && covers(pause, source);
-            let paused = pauses.iter().any(stops);
-            let Some(work) = self.work(source) else { continue };
-            if work.paused != paused {
-                work.paused = paused;
-                (0..work.owners.len() as u32).for_each(|owner| work.wake(owner));
-            }
-        }
-        if let Some(until_ms) = pauses.iter().filter_map(|pause| pause.until_ms).min() {
-            let left = u64::try_from(until_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
-            self.deadlines.arm(Timer::Pauses, now.monotonic_ms + left);
-        }
-    }
-
     /// Everything held of a partition at or above `offset` is forgotten, leased or not; reading goes on there, at most
     /// from `offset` (rule AK-12).
     pub(super) fn drop_from(&mut self, source: Source, offset: Offset) {
@@ -316,12 +294,13 @@ impl Machine {
         self.leases_dropped(&dropped);
     }
 
-    /// Everything held of a partition is forgotten; reading begins anew at `floor` (rule OF-3).
+    /// Everything held of a partition is forgotten; reading begins anew at `floor` (rule OF-3), as history.
     pub(super) fn restart_source(&mut self, source: Source, floor: Offset) {
         let Some(work) = self.work(source) else { return };
         let dropped = work.forget(|_, _| true, 0);
         work.claims.clear();
         work.reading.restart(floor);
+        work.reading.caught_up = false;
         self.leases_dropped(&dropped);
     }
 
@@ -346,17 +325,6 @@ impl Machine {
             }
         }
     }
-}
-
-/// Whether a pause rests reading alone: what is held, and what is redriven, goes on and so can end it.
-fn only_reading(reason: PauseReason) -> bool {
-    matches!(reason, PauseReason::HeldLimit | PauseReason::DeadLimit)
-}
-
-/// Whether a pause is about a partition.
-fn covers(pause: &super::record::Pause, source: Source) -> bool {
-    pause.topic.is_none_or(|topic| topic == source.topic)
-        && pause.partition.is_none_or(|partition| partition == source.partition)
 }
 
 /// The lane of a record: in mode UNORDERED each is its own.

@@ -62,7 +62,8 @@ impl Reading {
 
     /// Reading goes back to `next`, or on from it; a range that is being read is forgotten.
     pub(super) fn restart(&mut self, next: Offset) {
-        let (caught_up, knows_end) = (self.caught_up, self.knows_end);
-        *self = Self { high_watermark: self.high_watermark, caught_up, knows_end, ..Self::new(next) };
+        let (caught_up, knows_end, last_append_ms) = (self.caught_up, self.knows_end, self.last_append_ms);
+        let high_watermark = self.high_watermark;
+        *self = Self { high_watermark, caught_up, knows_end, last_append_ms, ..Self::new(next) };
     }
 }

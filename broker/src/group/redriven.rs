@@ -171,7 +171,8 @@ impl Machine {
             && at <= now.monotonic_ms
         {
             let Some(lease) = self.end_entry_lease(&key) else { break };
-            let recall = Frame::Recall { source: key.source, runs: Vec::new(), entries: vec![key] };
+            let (source, epoch) = (key.source, lease.epoch);
+            let recall = Frame::Recall { source, epoch, runs: Vec::new(), entries: vec![key] };
             self.send(lease.member, recall, After::Now, fx);
             self.entry_failed(key, lease, FailureKind::LeaseExpired, None, now, fx);
         }

@@ -179,6 +179,16 @@ impl Machine {
         }
     }
 
+    /// A member has nothing in work any more: what it was to hand over is handed over (rule GM-5).
+    pub(super) fn handed_over(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
+        self.hand_over.drains.retain(|drain| drain.from != member);
+        let first = KeySlot::new(0).expect("the first slot");
+        let pending = self.hand_over.pending.iter();
+        let own = pending.filter(|(source, _)| self.owner(**source, first).is_some_and(|run| run.member == member));
+        let given = own.map(|(source, (to, _))| (*source, Some(*to))).collect();
+        self.give_partitions(given, now, fx);
+    }
+
     /// Units that were not handed over in time are taken (rule GM-5).
     pub(super) fn drains_due(&mut self, now: Now, fx: &mut Effects) {
         let due: Vec<Drain> =

@@ -9,7 +9,7 @@ use crate::coordinator::views::{
     AcceptedGap, BreakerMode, BreakerView, GroupLag, GroupView, MemberView, PartitionLag, PartitionReset, Processed,
     RecoverReport, UnitState, UnitView,
 };
-use crate::model::{GroupId, Offset};
+use crate::model::{GroupId, Offset, TopicUuid};
 
 pub(super) fn group(view: &GroupView) -> v1::Group {
     v1::Group {
@@ -34,18 +34,20 @@ pub(super) fn group(view: &GroupView) -> v1::Group {
 
 /// Pauses with the names of their topics.
 pub(super) fn pauses(view: &GroupView, pauses: &[Pause]) -> Vec<v1::Pause> {
-    let one = |pause: &Pause| v1::Pause {
+    let name = |topic| view.topic_name(topic).map(str::to_owned);
+    pauses.iter().map(|one| pause(one, name)).collect()
+}
+
+/// A pause; a topic that has no name any more is named by its id.
+pub(super) fn pause(pause: &Pause, name: impl Fn(TopicUuid) -> Option<String>) -> v1::Pause {
+    v1::Pause {
         reason: convert_groups::pause_reason(pause.reason).into(),
-        topic: pause
-            .topic
-            .map(|topic| view.topic_name(topic).map_or_else(|| topic.to_string(), str::to_owned))
-            .unwrap_or_default(),
+        topic: pause.topic.map(|topic| name(topic).unwrap_or_else(|| topic.to_string())).unwrap_or_default(),
         partition: pause.partition.map(|partition| partition.0),
         until: pause.until_ms.map(timestamp),
         note: pause.act.note.clone(),
         since: Some(timestamp(pause.act.time_ms)),
-    };
-    pauses.iter().map(one).collect()
+    }
 }
 
 pub(super) fn breaker(view: &BreakerView) -> v1::BreakerStatus {

@@ -51,6 +51,8 @@ pub enum ConsumerEvent {
         reason: Option<PauseReason>,
         /// Topic that pauses; `None`: all.
         topic: Option<String>,
+        /// Partition that pauses; `None`: all.
+        partition: Option<u32>,
         /// What was noted with it.
         note: String,
     },
@@ -60,6 +62,8 @@ pub enum ConsumerEvent {
         reason: Option<PauseReason>,
         /// Topic that goes on; `None`: all.
         topic: Option<String>,
+        /// Partition that goes on; `None`: all.
+        partition: Option<u32>,
     },
 }
 

@@ -352,7 +352,11 @@ fn log(event: &ConsumerEvent) {
         ConsumerEvent::Gap { source, from, to, reason, stopped, .. } => {
             tracing::warn!(topic = %source.topic, partition = source.partition, from, to, ?reason, stopped, "gap");
         }
-        ConsumerEvent::Paused { reason, topic, note } => tracing::info!(?reason, ?topic, note, "deliveries pause"),
-        ConsumerEvent::Resumed { reason, topic } => tracing::info!(?reason, ?topic, "deliveries go on"),
+        ConsumerEvent::Paused { reason, topic, partition, note } => {
+            tracing::info!(?reason, ?topic, ?partition, note, "deliveries pause");
+        }
+        ConsumerEvent::Resumed { reason, topic, partition } => {
+            tracing::info!(?reason, ?topic, ?partition, "deliveries go on");
+        }
     }
 }

@@ -207,7 +207,9 @@ fn dl_8_a_hole_is_told_after_a_restart_until_a_marked_record_is_settled() {
         rig.settle_moves();
         let marked = |rig: &mut Rig| {
             let all = rig.deliveries(1).into_iter();
-            all.filter(|one| one.more.as_ref().is_some_and(|more| more.gap_before)).map(|one| one.offset).collect::<Vec<_>>()
+            all.filter(|one| one.more.as_ref().is_some_and(|more| more.gap_before))
+                .map(|one| one.offset)
+                .collect::<Vec<_>>()
         };
         assert_eq!(marked(&mut rig), [at(1)], "{policy}");
         // The member dies with it, the broker too: who gets it then is told again.

@@ -47,6 +47,27 @@ fn told(rig: &mut Rig) -> Vec<(u64, u64, GapReason, bool)> {
         .collect()
 }
 
+#[test]
+fn re_4_a_gap_tells_how_many_records_of_it_were_not_settled() {
+    let records = |rig: &mut Rig| {
+        let mut frames = rig.taken(1).into_iter();
+        frames.find_map(|frame| if let Frame::Gap { records, .. } = frame { Some(records) } else { None }).flatten()
+    };
+    for mode in [Mode::Keyed, Mode::Offset] {
+        let mut rig = Rig::new(mode, 1);
+        rig.join(1, 100);
+        rig.append(s(), &[1, 2, 3, 4, 5]);
+        if mode == Mode::Keyed {
+            rig.ack(1, s(), &[1, 3]);
+        }
+        rig.taken(1);
+        gap(&mut rig, 0, 3, GapReason::Retention);
+        assert_eq!(records(&mut rig), Some(if mode == Mode::Keyed { 2 } else { 3 }), "{mode:?}");
+        rig.event(Event::Cut { source: s(), at: Some(at(3)), epoch: PartitionEpoch::new(1).unwrap() });
+        assert_eq!(records(&mut rig), Some(if mode == Mode::Keyed { 1 } else { 2 }), "{mode:?}");
+    }
+}
+
 fn read(rig: &mut Rig) {
     rig.reading = true;
     rig.read();

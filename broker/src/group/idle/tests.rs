@@ -2,7 +2,7 @@
 
 use crate::group::effect::{AckStatus, Frame, Notice};
 use crate::group::event::{NackKind, Verb};
-use crate::group::test_support::{Rig, source};
+use crate::group::test_support::{Rig, member, source};
 use crate::group::{GroupConfig, Mode};
 use crate::model::Source;
 
@@ -152,11 +152,14 @@ fn fc_5_in_mode_unordered_an_idle_member_gets_an_even_share_of_what_was_not_begu
     let shared = rig.delivered(2);
     assert_eq!(shared.iter().flatten().count(), 19, "half of the 38 that were not begun");
     assert!(shared.iter().flatten().all(|(_, attempt)| *attempt == 1), "no strike");
+    let under = rig.units[&member(1)][0].2;
     let recalled: u64 = rig
         .taken(1)
         .iter()
         .map(|frame| match frame {
-            Frame::Recall { runs, .. } => runs.iter().map(|run| run.to.distance_from(run.from)).sum(),
+            Frame::Recall { epoch, runs, .. } if *epoch == under => {
+                runs.iter().map(|run| run.to.distance_from(run.from)).sum()
+            }
             _ => 0,
         })
         .sum();

@@ -369,6 +369,59 @@ fn of_3_a_reset_starts_the_owner_anew_under_a_new_epoch() {
     assert_eq!(covered(&mut rig, 1), [(1, 3)]);
 }
 
+/// Where the live end and what is behind it were told, in the row of ranges: (true, offset) is `CaughtUp`.
+fn live(rig: &mut Rig, number: u8) -> Vec<Result<u64, (bool, u64)>> {
+    let frames = rig.taken(number).into_iter();
+    frames
+        .filter_map(|frame| match frame {
+            Frame::DeliverRange { range, .. } => Some(Ok(range.to.get())),
+            Frame::CaughtUp { offset, .. } => Some(Err((true, offset.get()))),
+            Frame::FellBehind { offset, .. } => Some(Err((false, offset.get()))),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn fc_4_the_live_end_is_told_behind_the_last_record_before_it() {
+    let mut rig = Rig::with(config(), 1);
+    rig.append(s(), &(0..6_000).collect::<Vec<u64>>());
+    rig.join(1, 1_000);
+    assert!(live(&mut rig, 1).iter().all(Result::is_ok), "records wait for credit");
+    rig.verb(1, Verb::Credit(Credit { records: 5_000, bytes: 64 << 20 }));
+    assert_eq!(live(&mut rig, 1).pop(), Some(Err((true, 6_000))));
+    rig.append(s(), &(0..5_000).collect::<Vec<u64>>());
+    assert_eq!(live(&mut rig, 1), [Err((false, 6_000))], "so much without credit is history again");
+    rig.verb(1, Verb::Credit(Credit { records: 10_000, bytes: 64 << 20 }));
+    assert_eq!(live(&mut rig, 1).pop(), Some(Err((true, 11_000))));
+}
+
+#[test]
+fn gm_8_a_member_that_starts_anew_under_its_id_gets_what_its_former_session_was_sent() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2, 3, 4]);
+    commit(&mut rig, 1, 1).unwrap();
+    assert_eq!(live(&mut rig, 1), [Ok(4), Err((true, 4))]);
+    // The process was started anew: it knows its id and nothing else.
+    rig.join(1, 2);
+    assert_eq!(live(&mut rig, 1), [Ok(3)], "from the commit on, and that is not the live end");
+    rig.verb(1, Verb::Credit(Credit { records: 10, bytes: 1 << 20 }));
+    assert_eq!(live(&mut rig, 1), [Ok(4), Err((true, 4))]);
+    rig.append(s(), &[5]);
+    assert_eq!(live(&mut rig, 1), [Ok(5)]);
+}
+
+#[test]
+fn gm_5_a_member_that_starts_anew_has_handed_over_what_was_revoked_from_its_former_session() {
+    let mut rig = Rig::with(config(), 2);
+    rig.join(1, 100);
+    rig.join(2, 100);
+    assert_eq!((rig.slots(1), rig.slots(2)), (8_192, 0), "one is to be handed over");
+    rig.join(1, 100);
+    assert_eq!((rig.slots(1), rig.slots(2)), (4_096, 4_096));
+    assert_eq!((rig.units[&member(1)].len(), rig.units[&member(2)].len()), (1, 1), "both were told");
+}
+
 #[test]
 fn re_4_a_range_goes_on_behind_a_gap() {
     let mut rig = rig();

@@ -197,10 +197,10 @@ fn ko_4_after_a_failure_the_later_ones_of_its_key_are_recalled_without_a_strike(
     let late = rig.targets(1, log(), &[1, 2]);
     assert_eq!(rig.nack(1, log(), &[0], NackKind::Retry), [AckStatus::Ok]);
     let recalled = rig.taken(1).into_iter().find_map(|frame| match frame {
-        Frame::Recall { runs, .. } => Some(runs),
+        Frame::Recall { epoch, runs, .. } => Some((epoch, runs)),
         _ => None,
     });
-    assert_eq!(recalled, Some(vec![OffsetRange { from: at(1), to: at(3) }]));
+    assert_eq!(recalled, Some((late.epoch, vec![OffsetRange { from: at(1), to: at(3) }])));
     assert_eq!(rig.ack_targets(1, late), [AckStatus::Recalled; 2]);
     assert_eq!(rig.leased(1), 0);
     rig.pass_alive(1_000, &[1]);

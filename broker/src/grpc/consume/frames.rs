@@ -3,7 +3,7 @@
 use sawlog_proto::v1::{self, consume_response::Frame as Told};
 
 use super::super::status::{self, Problem};
-use super::super::{convert_groups, ids};
+use super::super::{convert_groups, convert_views, ids};
 use super::Stream;
 use super::encode::{Extra, Head, Item};
 use super::verbs::runs_to_wire;
@@ -84,7 +84,7 @@ impl Stream {
                 let source_id = self.sources.id(unit.source);
                 Told::Revoke(v1::Revoke { source_id, slots: Some(slots(unit)), lost })
             }
-            Frame::Recall { source, runs, entries } => self.recall(source, runs, &entries),
+            Frame::Recall { source, epoch, runs, entries } => self.recall(source, epoch.0, runs, &entries),
             answer @ (Frame::AckResults { .. }
             | Frame::CommitResult { .. }
             | Frame::DeadLetterResult { .. }
@@ -101,14 +101,18 @@ impl Stream {
                 let source_id = self.sources.id(source);
                 Told::FellBehind(v1::SourceFellBehind { source_id, offset: offset.to_wire() })
             }
-            Frame::Gap { source, range, reason, stops } => Told::Gap(v1::SourceGap {
+            Frame::Gap { source, range, reason, records, stops } => Told::Gap(v1::SourceGap {
                 source_id: self.sources.id(source),
                 from: range.from.to_wire(),
                 to: range.to.to_wire(),
                 reason: convert_groups::gap_reason(reason).into(),
-                records: None,
+                records,
                 stopped: stops,
             }),
+            Frame::Pause { pause, on } => {
+                let name = |topic| self.session.topic_name(topic).map(|name| name.to_string());
+                Told::Notice(v1::Notice { pause: Some(convert_views::pause(&pause, name)), paused: on })
+            }
             Frame::Goodbye { reconnect_after_ms } => {
                 let reconnect_after_ms = u32::try_from(reconnect_after_ms).unwrap_or(u32::MAX);
                 Told::Goodbye(v1::Goodbye { reconnect_after_ms })
@@ -127,12 +131,12 @@ impl Stream {
         self.outbox.push(told);
     }
 
-    fn recall(&mut self, source: Source, runs: Vec<OffsetRange>, entries: &[EntryKey]) -> Told {
+    fn recall(&mut self, source: Source, epoch: u64, runs: Vec<OffsetRange>, entries: &[EntryKey]) -> Told {
         let group = self.session.group_id();
         let entry = |key: &EntryKey| v1::EntryRef { dlq_id: ids::dlq_id(group, key), version: None };
         let work = v1::Work {
             source_id: self.sources.id(source),
-            assignment_epoch: 0,
+            assignment_epoch: epoch,
             offsets: runs.into_iter().map(runs_to_wire).collect(),
             entries: entries.iter().map(entry).collect(),
         };

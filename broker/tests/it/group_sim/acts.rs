@@ -170,7 +170,7 @@ impl World {
                     .retain(|(source, other)| *source != unit.source || slots.intersection(*other).is_empty());
             }
             Frame::Revoke { unit, lost: false } => client.revoking.push((unit.source, unit.slots)),
-            Frame::Recall { source, runs, entries } => {
+            Frame::Recall { source, runs, entries, .. } => {
                 let named = |held: &Held| match held.item {
                     Item::Record(at) => held.source == source && runs.iter().any(|run| run.contains(offset(at))),
                     Item::Entry(key) => entries.contains(&key),

@@ -216,7 +216,7 @@ impl World {
                 self.judge.delivered(member, delivered, &scene)
             }
             Frame::DeliverRange { .. } => self.judge_range(member, frame),
-            Frame::Recall { source, runs, entries } => {
+            Frame::Recall { source, runs, entries, .. } => {
                 let records = runs.iter().flat_map(|run| run.from.get()..run.to.get()).map(Item::Record);
                 let items = records.chain(entries.iter().map(|key| Item::Entry(*key)));
                 self.judge.recalled.extend(items.map(|item| (*source, item)));

@@ -149,7 +149,7 @@ fn tell(event: &ConsumerEvent) {
                 output::talk("the partition waits; `sawlog group accept-gap GROUP` goes on without them");
             }
         }
-        ConsumerEvent::Paused { reason, topic, note } => {
+        ConsumerEvent::Paused { reason, topic, note, .. } => {
             let of = topic.as_ref().map(|topic| format!(" of {topic}")).unwrap_or_default();
             let why = reason.map_or("unknown", |reason| reason.as_str());
             output::talk(&format!("deliveries{of} pause: {why} {note}"));

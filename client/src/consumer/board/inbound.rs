@@ -17,7 +17,7 @@ use super::super::slots::{Phase, Slot, Ticket};
 use super::super::{ConsumerEvent, Unit};
 use super::{Board, Queued, Revoking, SourceState};
 use crate::error::Error;
-use crate::groups::{GroupMode, PauseReason};
+use crate::groups::GroupMode;
 use crate::reader::GapReason;
 use crate::types::{TopicId, unsigned};
 
@@ -28,6 +28,9 @@ impl Board {
     /// If the frame is none that the protocol allows.
     pub(in super::super) fn frame(&mut self, frame: v1::consume_response::Frame, now: Instant) -> Result<(), Error> {
         use v1::consume_response::Frame;
+        if !matches!(frame, Frame::Notice(_)) {
+            self.pauses.other_frame().into_iter().for_each(|event| self.event(event));
+        }
         match frame {
             Frame::Records(records) if self.rules.mode == GroupMode::Offset => self.offset_records(records, now),
             Frame::Records(records) => self.records(records, now),
@@ -62,7 +65,9 @@ impl Board {
             }
             Frame::Gap(gap) => self.gap(&gap),
             Frame::Notice(notice) => {
-                self.notice(notice);
+                if let Some(event) = self.pauses.notice(notice) {
+                    self.event(event);
+                }
                 Ok(())
             }
             Frame::Joined(_) | Frame::Goodbye(_) | Frame::Pong(_) => Ok(()),
@@ -79,6 +84,7 @@ impl Board {
         }
         self.suspended = false;
         self.resumed = joined.resumed;
+        self.pauses.joined();
         self.ordered = self.rules.mode == GroupMode::Offset || joined.max_in_flight_per_key > 1;
         let max = joined.max_processing_ms;
         self.times = LeaseTimes {
@@ -347,17 +353,6 @@ impl Board {
         let Some(epoch) = state.epoch else { return };
         let frame = OpenFrame::of_records(source, &state.source, epoch, Vec::new(), to, to);
         self.ready.push_back(Queued::Frame(Box::new(frame)));
-    }
-
-    fn notice(&mut self, notice: v1::Notice) {
-        let pause = notice.pause.unwrap_or_default();
-        let reason = PauseReason::from_wire(pause.reason());
-        let topic = Some(pause.topic).filter(|topic| !topic.is_empty());
-        self.event(if notice.paused {
-            ConsumerEvent::Paused { reason, topic, note: pause.note }
-        } else {
-            ConsumerEvent::Resumed { reason, topic }
-        });
     }
 
     /// Our number of a source of the present stream.

@@ -14,6 +14,7 @@
 mod inbound;
 mod offsets;
 mod outbound;
+mod pauses;
 #[cfg(test)]
 pub(super) mod tests;
 
@@ -35,6 +36,7 @@ use super::{ConsumerEvent, Unit};
 use crate::error::Error;
 use crate::groups::GroupMode;
 use outbound::{Outbox, Sent};
+use pauses::Pauses;
 
 /// Events that wait to be taken, above which those that only tell of progress are dropped.
 const EVENTS: usize = 1024;
@@ -129,6 +131,7 @@ pub(super) struct Board {
     next_sequence: u64,
     revoking: Vec<Revoking>,
     units: Vec<Unit>,
+    pauses: Pauses,
     /// The present stream goes on with a session: the broker may tell again what came already.
     resumed: bool,
     /// Nothing new is handed out: the member leaves, at this time at the latest.
@@ -165,6 +168,7 @@ impl Board {
             next_sequence: 1,
             revoking: Vec::new(),
             units: Vec::new(),
+            pauses: Pauses::default(),
             resumed: false,
             draining: None,
             suspended: false,

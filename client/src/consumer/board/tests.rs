@@ -524,3 +524,42 @@ fn gm_8_in_mode_offset_each_partition_is_named_though_nothing_of_it_came() {
     let in_work = bench.board.in_work();
     assert!(matches!(in_work.as_slice(), [work] if work.partition == 3 && work.offsets.is_empty()), "{in_work:?}");
 }
+
+#[test]
+fn of_6_pauses_are_told_once_over_a_cut_and_their_end_too() {
+    let mut bench = Bench::new(GroupMode::Keyed, false, 1);
+    let notice = |topic: &str, paused| {
+        let pause = v1::Pause { topic: topic.to_owned(), note: "because".to_owned(), ..v1::Pause::default() };
+        Frame::Notice(v1::Notice { pause: Some(pause), paused })
+    };
+    let told = |bench: &mut Bench| {
+        let mut told = Vec::new();
+        while let Some(taken) = bench.take_any() {
+            match taken {
+                Taken::Event(ConsumerEvent::Paused { topic, note, .. }) => told.push((topic, note == "because")),
+                Taken::Event(ConsumerEvent::Resumed { topic, .. }) => told.push((topic, false)),
+                _ => {}
+            }
+        }
+        told
+    };
+    let of = |topic: &str| Some(topic.to_owned());
+    bench.tell(notice("a", true));
+    bench.tell(notice("b", true));
+    assert_eq!(told(&mut bench), [(of("a"), true), (of("b"), true)]);
+    // A stream tells of what lasts, and of that first: "a" has ended meanwhile, "" is new.
+    bench.board.cut();
+    bench.join(true, 1, Vec::new());
+    bench.tell(notice("b", true));
+    bench.tell(notice("", true));
+    assert_eq!(told(&mut bench), [(None, true)]);
+    bench.assign(7, 0);
+    assert_eq!(told(&mut bench), [(of("a"), false)]);
+    bench.tell(notice("b", true));
+    bench.tell(notice("b", false));
+    assert_eq!(told(&mut bench), [(of("b"), true), (of("b"), false)], "what is told anew may say otherwise");
+    bench.board.cut();
+    bench.join(false, 1, Vec::new());
+    bench.assign(8, 0);
+    assert_eq!(told(&mut bench), [(None, false)]);
+}
