@@ -60,7 +60,6 @@ impl Machine {
         self.ranges.sources.insert(source, sent);
         if let Some(work) = self.work(source) {
             work.reading.restart(floor);
-            // Who gets it has been told nothing yet (rule FC-4).
             work.reading.caught_up = false;
         }
     }
@@ -71,11 +70,6 @@ impl Machine {
         let Some(sent) = self.ranges.sources.get_mut(&source).filter(|sent| sent.reported) else { return };
         sent.pieces.clear();
         sent.next = next;
-        self.read_from(source, next);
-    }
-
-    /// Reading begins anew there.
-    fn read_from(&mut self, source: Source, next: Offset) {
         if let Some(work) = self.work(source) {
             work.reading.restart(next);
         }
@@ -148,10 +142,8 @@ impl Machine {
             fx.notices.push(Notice::FirstDelivered { records: count, after_ms });
         }
         self.ranges.sources.insert(source, sent);
-        if used.records > 0 {
-            // It may have reached the live end.
-            self.touch(source);
-        }
+        // It may have reached the live end (rule FC-4).
+        self.touch(source);
         used
     }
 
@@ -207,11 +199,15 @@ impl Machine {
         if lookup && let Some(lookup) = sent.lookups.pop_front() {
             // This was a look at one record: reading goes on where it was.
             let meta = fetched.records.iter().find(|meta| meta.offset == lookup.offset).copied();
-            self.read_from(source, next);
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
             return self.looked_up(source, lookup, meta, now, fx);
         }
         if fetched.from != next {
-            self.read_from(source, next);
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
             return;
         }
         for (range, epoch) in &fetched.undecodable {
@@ -221,7 +217,9 @@ impl Machine {
         }
         if looks && !looked {
             // Asked for before a record of the partition died: once more, with a look at each.
-            self.read_from(source, next);
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
             return;
         }
         let Some(sent) = self.ranges.sources.get_mut(&source) else { return };
@@ -288,7 +286,9 @@ impl Machine {
                 // It passed what was not sent, by force of its own knowledge.
                 sent.next = next;
                 sent.pieces.clear();
-                self.read_from(source, next);
+                if let Some(work) = self.work(source) {
+                    work.reading.restart(next);
+                }
             }
         }
         if self.has_dead(source) {
@@ -417,7 +417,9 @@ impl Machine {
         if sent.pieces.iter().any(|piece| piece.records.is_none()) {
             sent.pieces.clear();
             let next = sent.next;
-            self.read_from(source, next);
+            if let Some(work) = self.work(source) {
+                work.reading.restart(next);
+            }
         }
     }
 }
