@@ -553,13 +553,14 @@ fn of_6_pauses_are_told_once_over_a_cut_and_their_end_too() {
     bench.tell(notice("b", true));
     bench.tell(notice("", true));
     assert_eq!(told(&mut bench), [(None, true)]);
-    bench.assign(7, 0);
+    let caught_up = v1::SourceCaughtUp { source_id: bench.source().source_id, ..v1::SourceCaughtUp::default() };
+    bench.tell(Frame::CaughtUp(caught_up));
     assert_eq!(told(&mut bench), [(of("a"), false)]);
     bench.tell(notice("b", true));
     bench.tell(notice("b", false));
     assert_eq!(told(&mut bench), [(of("b"), true), (of("b"), false)], "what is told anew may say otherwise");
     bench.board.cut();
     bench.join(false, 1, Vec::new());
-    bench.assign(8, 0);
+    bench.tell(Frame::CaughtUp(caught_up));
     assert_eq!(told(&mut bench), [(None, false)]);
 }
