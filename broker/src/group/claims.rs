@@ -140,7 +140,10 @@ impl Machine {
             }
         }
         for (member, runs) in recalled {
-            self.send(member, Frame::Recall { source, runs, entries: Vec::new() }, After::Now, fx);
+            // What was claimed is not read, so its unit is not known: the epoch is that of any the member has there.
+            let owned = self.state.owners.get(&source).into_iter().flatten();
+            let epoch = owned.filter(|run| run.member == member).map(|run| run.epoch).max().unwrap_or_default();
+            self.send(member, Frame::Recall { source, epoch, runs, entries: Vec::new() }, After::Now, fx);
         }
     }
 

@@ -95,7 +95,7 @@ pub enum Frame {
     Recall {
         /// The partition.
         source: Source,
-        /// Epoch under which they were leased.
+        /// Epoch under which they were leased, as far as it is known.
         epoch: AssignmentEpoch,
         /// Offsets.
         runs: Vec<OffsetRange>,

@@ -198,7 +198,7 @@ impl Machine {
         }
         let reading = &work.reading;
         // In mode OFFSET what was read is not delivered before it was sent.
-        let next = sent.filter(|_| is_offset).unwrap_or(reading.next);
+        let Some(next) = (if is_offset { sent } else { Some(reading.next) }) else { return };
         let ahead = reading.high_watermark.distance_from(next);
         let caught_up = match reading.caught_up {
             true => ahead + u64::from(work.undelivered()) <= BEHIND_RECORDS,

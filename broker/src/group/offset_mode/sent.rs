@@ -46,6 +46,11 @@ pub(super) struct Lookup {
 }
 
 impl Ranges {
+    /// First offset of a partition that was not sent to its owner; `None`: where to begin is not known.
+    pub(in super::super) fn next(&self, source: Source) -> Option<Offset> {
+        self.sources.get(&source).filter(|sent| sent.reported).map(|sent| sent.next)
+    }
+
     /// Nothing at or above `at` is there any more.
     pub(in super::super) fn cut(&mut self, source: Source, at: Offset) {
         let Some(sent) = self.sources.get_mut(&source) else { return };
