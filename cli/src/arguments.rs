@@ -62,6 +62,8 @@ enum Command {
     Dev(dev::Dev),
     Serve(serve::Serve),
     Demo(demo::Demo),
+    #[command(hide = true)]
+    DemoWorker(demo::worker::DemoWorker),
     Topic(topic::Topic),
     Produce(produce::Produce),
     Consume(consume::Consume),
@@ -85,6 +87,7 @@ impl Arguments {
             Command::Dev(dev) => dev.run(),
             Command::Serve(serve) => serve.run(),
             Command::Demo(demo) => demo.run(&common),
+            Command::DemoWorker(worker) => worker.run(&common),
             Command::Topic(topic) => topic.run(&common),
             Command::Produce(produce) => produce.run(&common),
             Command::Consume(consume) => consume.run(&common),

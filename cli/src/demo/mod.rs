@@ -1,205 +1,179 @@
-//! `demo`: the main job on real order lines, from produce to a check of all that was read back.
+//! `demo`: the main job on real order lines, from produce to a rebuilt read model, each step checked.
 //!
 //! It runs a broker of its own on a fresh folder and talks to it through the public API alone. Invariant: it succeeds
-//! only if every line came back once, unchanged, and in order within its invoice.
+//! only if every invoice was dispatched in order, the dead letters are those that a sequential computation says, and the
+//! read model equals that computation, before and after it was rebuilt.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
-use sawlog_client::{Client, NewTopic, ReadEvent, Record, StreamExt as _};
-use serde::Serialize;
+use sawlog_client::{Client, NewTopic, Record, RecordPosition};
 
 use crate::arguments::Common;
+use crate::broker;
 use crate::client::{self, failed};
 use crate::clock::Stopwatch;
 use crate::commands::dev::ephemeral_folder;
 use crate::config::{FlagValue, Settings};
 use crate::failure::{Exit, Failure, Outcome};
-use crate::output::{self, Rows, grouped};
-use crate::{broker, input};
+use crate::output;
 
-mod check;
+mod dispatch;
+mod journal;
+mod letters;
 mod orders;
+mod report;
+mod sales;
+pub(crate) mod worker;
 
-use check::{Check, LineRead};
+use dispatch::Workers;
+use journal::Journal;
+use letters::Letters;
 use orders::OrderLine;
+use report::Report;
+use sales::Expected;
 
 /// Name of the topic.
 const TOPIC: &str = "order-lines";
 /// Its partitions.
 const PARTITIONS: u32 = 4;
 
-/// Run the main job on real order lines: produce them keyed by invoice, read them back in order, check every one.
+/// Run the main job on real order lines: dispatch them in order with workers that die and lines that fail, keep a read
+/// model right, rebuild it; every step is checked.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  sawlog demo\n  sawlog demo --file online-retail.csv --keep")]
 pub(crate) struct Demo {
-    /// Order lines as CSV with the columns InvoiceNo and InvoiceDate; default: those of one day, shipped inside.
+    /// Order lines as CSV; default: those of one day, shipped inside.
     #[arg(long, value_name = "CSV")]
     file: Option<PathBuf>,
-    /// Keep the data folder, and tell where it is.
+    /// Leave the broker running at the end, to look around; Ctrl-C stops it. The data folder is kept.
     #[arg(long)]
     keep: bool,
-}
-
-/// A step that was done.
-#[derive(Debug, Serialize)]
-struct Step {
-    step: &'static str,
-    records: u64,
-    seconds: f64,
-    records_per_second: f64,
-}
-
-impl Step {
-    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 50 bits")]
-    fn new(step: &'static str, records: usize, time: Duration) -> Self {
-        let seconds = time.as_secs_f64().max(1e-9);
-        Self { step, records: records as u64, seconds, records_per_second: records as f64 / seconds }
-    }
 }
 
 impl Demo {
     pub(crate) fn run(self, common: &Common) -> Outcome {
         let lines = orders::read(self.file.as_deref())?;
         let folder = ephemeral_folder()?;
-        let done = in_broker(folder.path(), &lines, common.timeout);
-        if self.keep {
-            let folder = folder.keep();
-            output::talk(&format!("the data is kept; look at it with: sawlog dev --data-dir {}", folder.display()));
+        let settings = settings(folder.path())?;
+        let started = Stopwatch::start();
+        let broker = broker::start(settings.to_config()?, &settings)?;
+        let url = format!("http://{}", broker.local_addr());
+        let mut report = Report::new(common.json());
+        report.step("start a broker", None, started.elapsed());
+        let runtime = client::runtime()?;
+        let done = runtime.block_on(async {
+            let client = client::connect(&url, common.timeout)?;
+            Job { client, url: url.clone(), folder: folder.path(), lines: &lines }.run(&mut report).await
+        });
+        let printed = done.and_then(|()| report.print());
+        if self.keep && printed.is_ok() {
+            output::talk(&look_around(&url, folder.path()));
+            runtime.block_on(interrupted())?;
         }
-        let (steps, check) = done?;
-        print(&steps, &check, common)?;
-        let differences = check.differences();
-        if differences.is_empty() {
+        drop(runtime);
+        let clean = broker.shutdown();
+        if self.keep {
+            output::talk(&format!("the data is kept in {}", folder.keep().display()));
+        }
+        printed?;
+        if clean {
             return Ok(());
         }
-        let failure = Failure::new(
-            Exit::CheckFailed,
-            format!("{} differences between what was produced and what was read", grouped(check.difference_count())),
-            "report this with the lines above; --keep keeps the data",
-        );
-        Err(differences.iter().fold(failure, Failure::fact))
+        Err(Failure::new(Exit::Failure, "the broker did not stop cleanly", "report this with the log lines above"))
     }
 }
 
-/// Starts a broker, does the job and stops the broker.
-fn in_broker(folder: &Path, lines: &[OrderLine], timeout: Duration) -> Outcome<(Vec<Step>, Check)> {
+fn settings(folder: &Path) -> Outcome<Settings> {
     let flags = [
         FlagValue::new("listen", "127.0.0.1:0", "demo"),
-        FlagValue::new("storage.data_dir", folder.display().to_string(), "demo"),
+        FlagValue::new("storage.data_dir", folder.join("broker").display().to_string(), "demo"),
     ];
-    let settings = Settings::load(None, std::iter::empty(), &flags)?;
-    let started = Stopwatch::start();
-    let broker = broker::start(settings.to_config()?, &settings)?;
-    let mut steps = vec![Step::new("start a broker", 0, started.elapsed())];
-    let url = format!("http://{}", broker.local_addr());
-    let runtime = client::runtime()?;
-    let done = runtime.block_on(async {
-        let client = client::connect(&url, timeout)?;
-        job(&client, lines, &mut steps).await
-    });
-    drop(runtime);
-    let clean = broker.shutdown();
-    let check = done?;
-    if !clean {
-        return Err(Failure::new(
-            Exit::Failure,
-            "the broker did not stop cleanly",
-            "report this with the log lines above",
-        ));
-    }
-    Ok((steps, check))
+    Settings::load(None, std::iter::empty(), &flags)
 }
 
-async fn job(client: &Client, lines: &[OrderLine], steps: &mut Vec<Step>) -> Outcome<Check> {
-    let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).keyed(true);
-    client.admin().create_topic(topic).await.map_err(failed)?;
+fn look_around(url: &str, folder: &Path) -> String {
+    format!(
+        "the broker goes on at {url}; Ctrl-C stops it. Look around:
+  sawlog topic show {TOPIC} --url {url}
+  sawlog group lag dispatch --url {url}
+  sawlog dlq list dispatch --state discarded --url {url}
+  sawlog consume {TOPIC} -n 3 --url {url}
+  ls {}",
+        folder.display()
+    )
+}
 
-    let producing = Stopwatch::start();
-    let producer = client.producer(TOPIC).build().await.map_err(failed)?;
-    let mut receipts = Vec::with_capacity(lines.len());
-    for line in lines {
-        let record = Record::keyed(line.invoice.clone(), line.text.clone()).timestamp_ms(line.time_ms);
-        receipts.push(producer.send(record).await.map_err(failed)?);
-    }
-    producer.flush().await.map_err(failed)?;
-    let mut check = Check::new(lines);
-    for (index, receipt) in receipts.into_iter().enumerate() {
-        let position = receipt.await.map_err(failed)?;
-        check.acknowledged(index, position.partition, position.offset);
-    }
-    producer.close().await.map_err(failed)?;
-    steps.push(Step::new("produce, durable", lines.len(), producing.elapsed()));
+async fn interrupted() -> Outcome {
+    tokio::signal::ctrl_c().await.map_err(|error| {
+        Failure::new(Exit::Failure, format!("cannot listen for Ctrl-C: {error}"), "run it without --keep")
+    })
+}
 
-    let reading = Stopwatch::start();
-    let mut reader = client.reader(TOPIC).open().await.map_err(failed)?;
-    let mut read = 0;
-    while let Some(event) = reader.next().await {
-        match event.map_err(failed)? {
-            ReadEvent::Record(record) => {
-                read += 1;
-                check.read(&LineRead {
-                    partition: record.partition,
-                    offset: record.offset,
-                    invoice: record.key.as_deref().unwrap_or_default(),
-                    text: record.value.as_deref().unwrap_or_default(),
-                    time_ms: record.timestamp_ms,
-                });
-            }
-            ReadEvent::Gap { partition, from, to, .. } => check.gap(partition, from, to),
-            ReadEvent::CaughtUp { .. } | ReadEvent::FellBehind { .. } | ReadEvent::PartitionEnd { .. } => {}
+/// The job under way.
+struct Job<'a> {
+    client: Client,
+    url: String,
+    folder: &'a Path,
+    lines: &'a [OrderLine],
+}
+
+impl Job<'_> {
+    async fn run(&self, report: &mut Report) -> Outcome {
+        let expected = Expected::of(self.lines);
+        let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).keyed(true);
+        self.client.admin().create_topic(topic).await.map_err(failed)?;
+        dispatch::create(&self.client).await?;
+        let places = self.produce(report).await?;
+        self.dispatch(&expected, &places, report).await
+    }
+
+    async fn produce(&self, report: &mut Report) -> Outcome<Vec<RecordPosition>> {
+        let producing = Stopwatch::start();
+        let producer = self.client.producer(TOPIC).build().await.map_err(failed)?;
+        let mut receipts = Vec::with_capacity(self.lines.len());
+        for line in self.lines {
+            let record = Record::keyed(line.invoice.clone(), line.text.clone()).timestamp_ms(line.time_ms);
+            receipts.push(producer.send(record).await.map_err(failed)?);
         }
+        producer.flush().await.map_err(failed)?;
+        let mut places = Vec::with_capacity(receipts.len());
+        for receipt in receipts {
+            places.push(receipt.await.map_err(failed)?);
+        }
+        producer.close().await.map_err(failed)?;
+        report.step("produce, durable, keyed by invoice", Some(self.lines.len()), producing.elapsed());
+        Ok(places)
     }
-    check.end();
-    steps.push(Step::new("read back, check", read, reading.elapsed()));
-    Ok(check)
-}
 
-#[derive(Serialize)]
-struct Answer<'a> {
-    steps: &'a [Step],
-    lines: u64,
-    invoices: u64,
-    differences: u64,
-}
+    /// The group at work: dispatched in order, one worker killed; then what failed is given up, mended and redriven.
+    async fn dispatch(&self, expected: &Expected, places: &[RecordPosition], report: &mut Report) -> Outcome {
+        let working = Stopwatch::start();
+        report.say(&format!(
+            "{} workers dispatch, each invoice in order; a line that is no sale is tried {} times, after {} and {} ms",
+            dispatch::WORKERS,
+            dispatch::TRIES,
+            dispatch::DELAYS_MS[0],
+            dispatch::DELAYS_MS[1],
+        ));
+        let mut workers = Workers::start(&self.url, &self.folder.join("dispatch.log"))?;
+        let dispatched = workers.kill_one_after(self.lines.len() / 4).await?;
+        report.say(&format!("worker-1 was killed (SIGKILL) with {dispatched} lines dispatched, and started again"));
+        let dead = dispatch::await_decided(&self.client, dispatch::GROUP, places).await?;
+        report.step("dispatch, every line acked", Some(places.len() - dead as usize), working.elapsed());
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are shown as whole numbers")]
-fn print(steps: &[Step], check: &Check, common: &Common) -> Outcome {
-    if common.json() {
-        return output::json_line(&Answer {
-            steps,
-            lines: check.lines(),
-            invoices: check.invoices(),
-            differences: check.difference_count(),
-        });
-    }
-    let mut rows = Rows::new(&["step", ">records", ">ms", ">records/s"]);
-    for step in steps {
-        let (records, rate) = if step.records == 0 {
-            (String::new(), String::new())
-        } else {
-            (grouped(step.records), grouped(step.records_per_second as u64))
-        };
-        rows.add([step.step.to_owned(), records, format!("{:.1}", step.seconds * 1e3), rate]);
-    }
-    rows.print()?;
-    let (lines, invoices) = (grouped(check.lines()), grouped(check.invoices()));
-    output::data_line(&format!(
-        "\n{lines} order lines of {invoices} invoices: {} differences",
-        grouped(check.difference_count())
-    ))?;
-    if check.difference_count() == 0 {
-        output::data_line("every line came back once, unchanged, and in order within its invoice")?;
-    }
-    Ok(())
-}
-
-/// The form in which order lines are read.
-fn order_form() -> input::InputForm {
-    input::InputForm::Csv {
-        key_column: Some("InvoiceNo".to_owned()),
-        time_column: Some("InvoiceDate".to_owned()),
-        value: input::CsvValue::Line,
+        let letters = Letters::of(&self.client, dispatch::GROUP).await?;
+        report.letters(dispatch::GROUP, expected, letters.counts())?;
+        let mending = Stopwatch::start();
+        let (given_up, mended) = letters.mend(&sales::price_list(self.lines)).await?;
+        let resolved = letters.redrive(report.is_told()).await?;
+        report.say(&format!("{} discarded, {mended} mended with the price list, {resolved} redriven", given_up.len()));
+        report.step("mend and redrive", Some(letters.counts().all() as usize), mending.elapsed());
+        dispatch::await_decided(&self.client, dispatch::GROUP, places).await?;
+        let journal = Journal::read(&workers.read()?);
+        workers.leave().await?;
+        let all: HashSet<_> = places.iter().map(|place| (place.partition, place.offset)).collect();
+        report.dispatched(&journal, &journal.faults(&all, &given_up))
     }
 }
