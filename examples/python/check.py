@@ -48,7 +48,7 @@ from sawlog.v1 import consume_pb2, dead_letter_pb2, dead_letter_pb2_grpc, group_
 from sawlog.v1 import produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc  # noqa: E402
 from sawlog.v1 import topic_pb2, topic_pb2_grpc, types_pb2  # noqa: E402
 
-from consumer import Consumer  # noqa: E402
+from client import Client, Consumer  # noqa: E402
 
 DEADLINE_S = 30
 
@@ -183,6 +183,17 @@ def check_bad_record(answer: produce_pb2.ProduceStreamResponse) -> None:
     expect(reasons, {"ERROR_REASON_KEY_REQUIRED"}, "reason of the record without a key")
 
 
+def check_client(channel: grpc.Channel, topic: str) -> list:
+    """What the wrapper produces it reads again."""
+    client = Client(channel)
+    places = client.produce(topic, [("wrapped", b"first"), ("wrapped", b"second")])
+    expect(places[1], (places[0][0], places[0][1] + 1), "records of a key stand in one partition, in order")
+    start = read_pb2.ReadStart(offset=places[0][1])
+    found = list(client.read(topic, partitions=[places[0][0]], start=start))
+    expect([(partition, offset) for partition, offset, _ in found], places, "places read from an offset")
+    return [(*place, b"wrapped", record.value, [], record.timestamp_ms) for place, (_, _, record) in zip(places, found)]
+
+
 def check_errors(broker: Broker, topic: str) -> None:
     missing = f"{topic}-missing"
     facts = refused(
@@ -287,6 +298,7 @@ def main() -> None:
         check_topics(broker, topic)
         expected = check_idempotent_records(broker, topic)
         expected += check_stream(broker, topic)
+        expected += check_client(channel, topic)
         found = broker.records(topic)
         expect(sorted(found), sorted(expected), "records read back")
         for partition in range(3):
