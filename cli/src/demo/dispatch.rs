@@ -137,7 +137,7 @@ fn no_process(error: &std::io::Error) -> Failure {
 
 /// Waits until a group has decided about all of these: handled, skipped, dead or parked. Counts those that are dead or
 /// parked.
-pub(super) async fn await_decided(client: &Client, group: &str, places: &[RecordPosition]) -> Outcome<u64> {
+pub(super) async fn await_decided(client: &Client, group: &str, places: &[RecordPosition]) -> Outcome<usize> {
     let mut dead = 0;
     for chunk in places.chunks(1_000) {
         let answers = client.groups().await_processed(group, chunk, PATIENCE).await.map_err(failed)?;

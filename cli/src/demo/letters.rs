@@ -41,8 +41,8 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Of both kinds.
-    pub(super) fn all(&self) -> u64 {
-        self.failed.values().sum::<u64>() + self.parked
+    pub(super) fn all(&self) -> usize {
+        usize::try_from(self.failed.values().sum::<u64>() + self.parked).expect("they were counted one by one")
     }
 }
 

@@ -24,6 +24,7 @@ mod journal;
 mod letters;
 mod orders;
 mod report;
+mod revenue;
 mod sales;
 pub(crate) mod worker;
 
@@ -32,6 +33,7 @@ use journal::Journal;
 use letters::Letters;
 use orders::OrderLine;
 use report::Report;
+use revenue::Revenue;
 use sales::Expected;
 
 /// Name of the topic.
@@ -125,8 +127,11 @@ impl Job<'_> {
         let topic = NewTopic::new(TOPIC).partitions(PARTITIONS).keyed(true);
         self.client.admin().create_topic(topic).await.map_err(failed)?;
         dispatch::create(&self.client).await?;
+        let model = self.folder.join("revenue.db");
+        let revenue = Revenue::start(&self.client, &model).await?;
         let places = self.produce(report).await?;
-        self.dispatch(&expected, &places, report).await
+        self.dispatch(&expected, &places, report).await?;
+        self.revenue(revenue, &model, &expected, &places, report).await
     }
 
     async fn produce(&self, report: &mut Report) -> Outcome<Vec<RecordPosition>> {
@@ -161,7 +166,7 @@ impl Job<'_> {
         let dispatched = workers.kill_one_after(self.lines.len() / 4).await?;
         report.say(&format!("worker-1 was killed (SIGKILL) with {dispatched} lines dispatched, and started again"));
         let dead = dispatch::await_decided(&self.client, dispatch::GROUP, places).await?;
-        report.step("dispatch, every line acked", Some(places.len() - dead as usize), working.elapsed());
+        report.step("dispatch, every line acked", Some(places.len() - dead), working.elapsed());
 
         let letters = Letters::of(&self.client, dispatch::GROUP).await?;
         report.letters(dispatch::GROUP, expected, letters.counts())?;
@@ -169,11 +174,45 @@ impl Job<'_> {
         let (given_up, mended) = letters.mend(&sales::price_list(self.lines)).await?;
         let resolved = letters.redrive(report.is_told()).await?;
         report.say(&format!("{} discarded, {mended} mended with the price list, {resolved} redriven", given_up.len()));
-        report.step("mend and redrive", Some(letters.counts().all() as usize), mending.elapsed());
+        report.step("mend and redrive", Some(letters.counts().all()), mending.elapsed());
         dispatch::await_decided(&self.client, dispatch::GROUP, places).await?;
         let journal = Journal::read(&workers.read()?);
         workers.leave().await?;
         let all: HashSet<_> = places.iter().map(|place| (place.partition, place.offset)).collect();
         report.dispatched(&journal, &journal.faults(&all, &given_up))
+    }
+
+    /// The read model: right before and after its dead letters, and the same once it was deleted and rebuilt.
+    async fn revenue(
+        &self,
+        mut revenue: Revenue,
+        model: &Path,
+        expected: &Expected,
+        places: &[RecordPosition],
+        report: &mut Report,
+    ) -> Outcome {
+        dispatch::await_decided(&self.client, revenue::GROUP, places).await?;
+        let letters = Letters::of(&self.client, revenue::GROUP).await?;
+        report.letters(revenue::GROUP, expected, letters.counts())?;
+        let mending = Stopwatch::start();
+        let given_up = letters.discard_no_sales().await?;
+        let resolved = letters.redrive(report.is_told()).await?;
+        report.say(&format!("{} discarded, {resolved} redriven", given_up.len()));
+        report.step("revenue: discard and redrive", Some(letters.counts().all()), mending.elapsed());
+        revenue.follow(self.lines.len(), false).await?;
+        let lag_seconds = revenue.freshness_seconds();
+        let kept = revenue.end().await?;
+        kept.compare(expected)?;
+        report.say("the read model equals a sequential computation; now it is deleted and rebuilt from offset 0");
+
+        revenue::delete(model)?;
+        let rebuilding = Stopwatch::start();
+        let mut revenue = Revenue::start(&self.client, model).await?;
+        revenue.follow(self.lines.len(), report.is_told()).await?;
+        report.step("revenue: rebuild from offset 0", Some(self.lines.len()), rebuilding.elapsed());
+        let rebuilt = revenue.end().await?;
+        rebuilt.compare_with(&kept)?;
+        let open = Letters::of(&self.client, revenue::GROUP).await?.counts().all();
+        report.revenue(&rebuilt, lag_seconds, open)
     }
 }

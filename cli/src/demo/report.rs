@@ -2,13 +2,15 @@
 //!
 //! Invariant: a check that failed is an error here, so that nothing is printed as if it were right.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::journal::Journal;
 use super::letters::Counts;
-use super::sales::Expected;
+use super::revenue::Model;
+use super::sales::{Expected, pounds};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Rows, grouped};
 
@@ -31,13 +33,37 @@ pub(super) struct Report {
     failed_tries: u64,
     /// Lines dispatched again because their worker was killed before it had acked them.
     dispatched_twice: u64,
+    /// Revenue in pence, of the model that was rebuilt.
+    revenue_pence: i64,
+    /// The same by country ...
+    by_country: BTreeMap<String, i64>,
+    /// ... and by customer.
+    by_customer: BTreeMap<String, i64>,
+    /// Rows of the model that were compared.
+    rows_equal: usize,
+    /// How stale the model was when all lines were handled, in seconds.
+    lag_seconds: f64,
+    /// What the first group parked though it was a sale, and its worth in pence.
+    parked_sales: (u64, i64),
     #[serde(skip)]
     json: bool,
 }
 
 impl Report {
     pub(super) fn new(json: bool) -> Self {
-        Self { steps: Vec::new(), dead_letters: Vec::new(), failed_tries: 0, dispatched_twice: 0, json }
+        Self {
+            steps: Vec::new(),
+            dead_letters: Vec::new(),
+            failed_tries: 0,
+            dispatched_twice: 0,
+            revenue_pence: 0,
+            by_country: BTreeMap::new(),
+            by_customer: BTreeMap::new(),
+            rows_equal: 0,
+            lag_seconds: 0.0,
+            parked_sales: (0, 0),
+            json,
+        }
     }
 
     /// Whether steps are told as they are done.
@@ -83,7 +109,24 @@ impl Report {
             let what = format!("group {group} has other dead letters than it should");
             return Err(wrong(what).fact(format!("found: {counts:?}")).fact(format!("should be: {wanted:?}")));
         }
+        self.parked_sales = (expected.parked_sales, expected.parked_pence);
         self.dead_letters.push((group, counts));
+        Ok(())
+    }
+
+    /// Notes the rebuilt model, which was compared, and the dead letters that are left.
+    ///
+    /// # Errors
+    /// Some are left.
+    pub(super) fn revenue(&mut self, model: &Model, lag_seconds: f64, open: usize) -> Outcome {
+        if open > 0 {
+            return Err(wrong(format!("{open} dead letters are open after the rebuild")));
+        }
+        (self.revenue_pence, self.rows_equal, self.lag_seconds) = (model.pence(), model.rows(), lag_seconds);
+        (self.by_country, self.by_customer) = (model.by_country.clone(), model.by_customer.clone());
+        for (country, pence) in model.countries().into_iter().take(3) {
+            self.say(&format!("  {country:<16}{:>14}", pounds(pence)));
+        }
         Ok(())
     }
 
@@ -113,7 +156,19 @@ impl Report {
             let rate = step.records_per_second.map(|rate| grouped(rate as u64)).unwrap_or_default();
             rows.add([step.step.to_owned(), records, format!("{:.0}", step.seconds * 1e3), rate]);
         }
-        rows.print()
+        rows.print()?;
+        let (_, letters) = &self.dead_letters[0];
+        let mut facts = Rows::new(&["what", ">value"]);
+        facts.add(["tries that failed", &grouped(self.failed_tries)]);
+        facts.add(["lines dispatched again after the kill", &grouped(self.dispatched_twice)]);
+        facts.add(["dead letters of a group: failed", &grouped(letters.failed.values().sum())]);
+        facts.add(["dead letters of a group: parked behind them", &grouped(letters.parked)]);
+        facts.add(["dead letters left", "0"]);
+        facts.add(["lag, seconds", &format!("{:.3}", self.lag_seconds)]);
+        facts.add(["revenue, pounds", &pounds(self.revenue_pence)]);
+        facts.add(["rows of the rebuilt read model that are equal", &format!("all {}", grouped(self.rows_equal as u64))]);
+        output::data_line("")?;
+        facts.print()
     }
 }
 

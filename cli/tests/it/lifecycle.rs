@@ -2,6 +2,9 @@
 
 use crate::support::{Broker, run};
 
+/// Revenue of the shipped day in pence, as a computation in Python says (`revenue.py`).
+const DAY_PENCE: i64 = 4505905;
+
 #[test]
 fn s_5_a_signal_stops_it_cleanly_and_everything_is_there_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
@@ -64,11 +67,17 @@ fn s_2_a_folder_of_something_else_is_refused_and_left_alone() {
 }
 
 #[test]
-fn the_demonstration_checks_every_order_line() {
+fn the_demonstration_does_the_main_job_and_checks_it() {
     let shown = run(&["demo"]).ended(0);
-    assert!(shown.out.contains("3,108 order lines of 143 invoices: 0 differences"), "{}", shown.out);
+    assert!(shown.err.contains("worker-1 was killed (SIGKILL)"), "{}", shown.err);
+    assert!(shown.err.contains("every line was dispatched, each invoice in order"), "{}", shown.err);
     let answer = &run(&["demo", "--output", "json"]).ended(0).json()[0];
-    assert_eq!((&answer["lines"], &answer["differences"]), (&3108.into(), &0.into()));
+    for letters in answer["dead_letters"].as_array().unwrap() {
+        assert_eq!(letters[1], serde_json::json!({"failed": {"NO_DESCRIPTION": 8, "NO_PRICE": 3}, "parked": 200}));
+    }
+    let revenue: i64 = answer["by_country"].as_object().unwrap().values().map(|pence| pence.as_i64().unwrap()).sum();
+    assert_eq!(answer["revenue_pence"], revenue);
+    assert_eq!(revenue, DAY_PENCE);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bad.csv");
     std::fs::write(&file, "InvoiceNo,InvoiceDate\n1\n").unwrap();
