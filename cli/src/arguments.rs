@@ -81,8 +81,13 @@ impl Arguments {
     /// Runs the command.
     pub(crate) fn run(self) -> Outcome {
         let Self { common, command } = self;
-        let runs_broker = matches!(command, Command::Dev(_) | Command::Serve(_));
-        logging::start(common.log_format, common.log_filter.as_deref(), if runs_broker { "info" } else { "warn" })?;
+        let level = match command {
+            Command::Dev(_) | Command::Serve(_) => "info",
+            // It fails on purpose, and tells so itself.
+            Command::Demo(_) | Command::DemoWorker(_) => "error",
+            _ => "warn",
+        };
+        logging::start(common.log_format, common.log_filter.as_deref(), level)?;
         match command {
             Command::Dev(dev) => dev.run(),
             Command::Serve(serve) => serve.run(),
