@@ -7,7 +7,8 @@ use sawlog_client::{Client, GroupConfig};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = std::env::args().nth(1).unwrap_or_else(|| "http://127.0.0.1:7070".to_owned());
     let client = Client::builder(url).connect_lazy()?;
-    let audit = client.consumer("audit").topics(["order-lines"]).create_if_missing(GroupConfig::default()).open().await?;
+    let audit =
+        client.consumer("audit").topics(["order-lines"]).create_if_missing(GroupConfig::default()).open().await?;
     let stop = tokio::signal::ctrl_c();
     audit
         .run_until(stop, std::time::Duration::from_secs(10), |line| async move {

@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use sawlog_client::groups::{Backoff, BreakerConfig, GroupConfig, GroupPosition, NewGroup, ProcessedState, RetryPolicy};
+use sawlog_client::groups::{
+    Backoff, BreakerConfig, GroupConfig, GroupPosition, NewGroup, ProcessedState, RetryPolicy,
+};
 use sawlog_client::{Client, RecordPosition};
 use tokio::process::{Child, Command};
 
-use super::sales::{BAD_LINE, NO_DESCRIPTION, NO_PRICE};
 use super::TOPIC;
+use super::sales::{BAD_LINE, NO_DESCRIPTION, NO_PRICE};
 use crate::client::failed;
 use crate::failure::{Exit, Failure, Outcome};
 

@@ -54,9 +54,14 @@ impl Journal {
         }
         let dispatched: HashSet<Place> = self.dispatched.iter().map(|(place, _)| *place).collect();
         let mut told = |places: Vec<Place>, what: &str| {
-            faults.extend(places.iter().map(|(partition, offset)| format!("partition {partition} offset {offset} {what}")));
+            faults.extend(
+                places.iter().map(|(partition, offset)| format!("partition {partition} offset {offset} {what}")),
+            );
         };
-        told(all.difference(given_up).filter(|place| !dispatched.contains(place)).copied().collect(), "was not dispatched");
+        told(
+            all.difference(given_up).filter(|place| !dispatched.contains(place)).copied().collect(),
+            "was not dispatched",
+        );
         told(dispatched.intersection(given_up).copied().collect(), "was dispatched, and given up");
         told(dispatched.difference(all).copied().collect(), "was dispatched, and never produced");
         faults.truncate(TOLD);

@@ -120,7 +120,8 @@ impl Letters {
         let selector = EntrySelector { topic: Some(TOPIC.to_owned()), ..EntrySelector::default() };
         let redrive = Redrive { selector, note: "mended".to_owned(), ..Redrive::default() };
         let job = self.letters.redrive(self.group, &redrive).await.map_err(failed)?;
-        let bar = if told && output::stderr_is_terminal() { ProgressBar::new(job.selected) } else { ProgressBar::hidden() };
+        let bar =
+            if told && output::stderr_is_terminal() { ProgressBar::new(job.selected) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("  {wide_bar} {pos}/{len}");
         bar.set_style(style.expect("the template is right"));
         let each = |job: &Job| bar.set_position(job.resolved + job.failed + job.passed);

@@ -166,7 +166,10 @@ impl Report {
         facts.add(["dead letters left", "0"]);
         facts.add(["lag, seconds", &format!("{:.3}", self.lag_seconds)]);
         facts.add(["revenue, pounds", &pounds(self.revenue_pence)]);
-        facts.add(["rows of the rebuilt read model that are equal", &format!("all {}", grouped(self.rows_equal as u64))]);
+        facts.add([
+            "rows of the rebuilt read model that are equal",
+            &format!("all {}", grouped(self.rows_equal as u64)),
+        ]);
         output::data_line("")?;
         facts.print()
     }

@@ -68,7 +68,8 @@ impl Revenue {
 
     /// Waits until all of the log is applied, told as a progress bar of `lines` lines.
     pub(super) async fn follow(&mut self, lines: usize, told: bool) -> Outcome {
-        let bar = if told && output::stderr_is_terminal() { ProgressBar::new(lines as u64) } else { ProgressBar::hidden() };
+        let bar =
+            if told && output::stderr_is_terminal() { ProgressBar::new(lines as u64) } else { ProgressBar::hidden() };
         let style = ProgressStyle::with_template("  {wide_bar} {pos}/{len} {per_sec} {eta}");
         bar.set_style(style.expect("the template is right"));
         let live = self.handle.wait_for(|status| {
