@@ -59,7 +59,7 @@ pub async fn apply<T: Transaction>(mut transaction: T, work: &Work) -> Result<Ap
         match apply_one(&mut transaction, work, item).await {
             Ok(None) => {}
             Ok(Some(version)) => applied.known.push((index, version)),
-            Err(HandleError::Handler(error)) => return Err(ApplyError::Handler { index, error }),
+            Err(HandleError::Handler(error)) => return Err(ApplyError::Handler { index, error: Box::new(error) }),
             Err(HandleError::Store(error)) => return Err(error.into()),
         }
     }

@@ -53,7 +53,7 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     parts: VecDeque<Part>,
-    entries: VecDeque<Box<ConsumedRecord>>,
+    entries: VecDeque<ConsumedRecord>,
     /// Ids of entries that came and are not answered: their leases are extended.
     leased: Vec<Arc<str>>,
     closed: Option<Closed>,
@@ -69,7 +69,7 @@ impl Inbox {
         {
             let mut state = self.state.lock();
             state.leased.extend(record.entry().map(|entry| Arc::clone(&entry.dlq_id)));
-            state.entries.push_back(Box::new(record));
+            state.entries.push_back(record);
         }
         self.changed.notify_one();
     }
@@ -93,7 +93,7 @@ impl Inbox {
     pub(super) fn take(&self) -> Option<Arrival> {
         let mut state = self.state.lock();
         match state.entries.pop_front() {
-            Some(record) => Some(Arrival::Entry(record)),
+            Some(record) => Some(Arrival::Entry(Box::new(record))),
             None => state.parts.pop_front().map(Arrival::Part),
         }
     }
@@ -105,7 +105,7 @@ impl Inbox {
     }
 
     /// Records that came through entries and were not begun.
-    pub(super) fn take_entries(&self) -> Vec<Box<ConsumedRecord>> {
+    pub(super) fn take_entries(&self) -> Vec<ConsumedRecord> {
         self.state.lock().entries.drain(..).collect()
     }
 

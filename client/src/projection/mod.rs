@@ -56,8 +56,9 @@ mod inbox;
 mod link;
 mod member;
 mod poison;
-#[cfg(feature = "sqlite")]
-mod sql;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+pub mod sql;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 mod status;

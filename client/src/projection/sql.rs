@@ -1,7 +1,8 @@
-//! The statements of the adapters: the same text means the same in SQLite and, with `$` for `?`, in PostgreSQL.
+//! The tables and statements of the adapters, also for stores of your own: the same text means the same in SQLite and,
+//! with `$` for `?`, in PostgreSQL.
 
 /// Makes the tables of RM-1, RM-7 and RM-5.
-pub(super) const TABLES: &str = "
+pub const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS projection_cursor (
     projection TEXT NOT NULL,
     topic TEXT NOT NULL,
@@ -30,32 +31,32 @@ CREATE INDEX IF NOT EXISTS processed_events_by_time ON processed_events (consume
 ";
 
 /// The row of a cursor.
-pub(super) const CURSOR: &str = "SELECT next_offset, partition_epoch, assignment_epoch, topic_id, group_id \
+pub const CURSOR: &str = "SELECT next_offset, partition_epoch, assignment_epoch, topic_id, group_id \
      FROM projection_cursor WHERE projection = ?1 AND topic = ?2 AND partition = ?3";
 
 /// Adds a row.
-pub(super) const INSERT_CURSOR: &str = "INSERT INTO projection_cursor (projection, topic, partition, next_offset, \
+pub const INSERT_CURSOR: &str = "INSERT INTO projection_cursor (projection, topic, partition, next_offset, \
      assignment_epoch, topic_id, partition_epoch, group_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 /// Raises the epoch of a row (rule RM-3).
-pub(super) const RAISE_CURSOR: &str = "UPDATE projection_cursor SET assignment_epoch = ?4 \
+pub const RAISE_CURSOR: &str = "UPDATE projection_cursor SET assignment_epoch = ?4 \
      WHERE projection = ?1 AND topic = ?2 AND partition = ?3 AND assignment_epoch <= ?4";
 
 /// Moves a row: the fence (rule RM-2).
-pub(super) const ADVANCE_CURSOR: &str = "UPDATE projection_cursor \
+pub const ADVANCE_CURSOR: &str = "UPDATE projection_cursor \
      SET next_offset = ?4, partition_epoch = ?5, assignment_epoch = ?6 \
      WHERE projection = ?1 AND topic = ?2 AND partition = ?3 AND assignment_epoch <= ?6 AND next_offset = ?7";
 
 /// What was applied of an entry.
-pub(super) const ENTRY: &str = "SELECT version, cycle FROM projection_entry WHERE projection = ?1 AND dlq_id = ?2";
+pub const ENTRY: &str = "SELECT version, cycle FROM projection_entry WHERE projection = ?1 AND dlq_id = ?2";
 
 /// Notes an entry.
-pub(super) const INSERT_ENTRY: &str =
+pub const INSERT_ENTRY: &str =
     "INSERT INTO projection_entry (projection, dlq_id, version, cycle) VALUES (?1, ?2, ?3, ?4)";
 
 /// Notes an event; no row is changed if it was noted before (rule RM-5).
-pub(super) const NOTE_EVENT: &str = "INSERT INTO processed_events (consumer, event_id, processed_ms) \
+pub const NOTE_EVENT: &str = "INSERT INTO processed_events (consumer, event_id, processed_ms) \
      VALUES (?1, ?2, ?3) ON CONFLICT (consumer, event_id) DO NOTHING";
 
 /// Forgets events that were noted before a time.
-pub(super) const FORGET_EVENTS: &str = "DELETE FROM processed_events WHERE consumer = ?1 AND processed_ms < ?2";
+pub const FORGET_EVENTS: &str = "DELETE FROM processed_events WHERE consumer = ?1 AND processed_ms < ?2";

@@ -229,7 +229,7 @@ pub enum ApplyError {
         /// At this record.
         index: usize,
         /// So.
-        error: HandlerError,
+        error: Box<HandlerError>,
     },
     /// The database failed. Of a failed commit the outcome is unknown: the cursor tells.
     #[error(transparent)]

@@ -2,5 +2,6 @@
 
 mod faults;
 mod model;
+mod postgres;
 mod sqlite;
 mod suite;

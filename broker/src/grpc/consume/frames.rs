@@ -372,6 +372,5 @@ fn record_of(edited: &EditedRecord) -> v1::Record {
         value: payload.value.clone(),
         headers: headers.collect(),
         timestamp_ms: Some(*timestamp_ms),
-        ..Default::default()
     }
 }

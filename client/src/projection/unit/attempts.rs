@@ -69,7 +69,7 @@ impl<S: Store> UnitTask<S> {
                 Err(error) => error,
             };
             match error {
-                ApplyError::Handler { index, error } => return Ok(Err((index, error, work))),
+                ApplyError::Handler { index, error } => return Ok(Err((index, *error, work))),
                 ApplyError::Stopped => std::future::pending().await,
                 ApplyError::Stuck => {
                     let message = format!("a handler of {} does not return; end the program", self.key.projection);
@@ -114,7 +114,7 @@ impl<S: Store> UnitTask<S> {
             if let Some((index, since)) = work.handling().filter(|(_, since)| since.elapsed() >= limit) {
                 tracing::warn!(unit = ?self.key, index, ran = ?since.elapsed(), "a handler is stopped");
                 let error = HandlerError::retry(format!("the handler ran for more than {limit:?}")).class(TIMEOUT);
-                return Err(ApplyError::Handler { index, error });
+                return Err(ApplyError::Handler { index, error: Box::new(error) });
             }
         }
     }

@@ -14,6 +14,8 @@ use tokio::task::JoinHandle;
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const GROUP: &str = "totals";
 pub(super) const TOPIC: &str = "sales";
+/// One member, which takes its partitions over at once after a kill.
+pub(super) const MEMBER: &str = "6ba7b810-9dad-41d1-80b4-00c04fd430c8";
 
 /// A database that holds the model: `total` and `count` by key, each record added once.
 pub(super) trait Model: Clone + Send + Sync + 'static {
@@ -170,11 +172,7 @@ pub(super) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it comes in time")
 }
 
-/// How projections of these tests are made: one member, which takes its partitions over at once after a kill.
+/// How projections of these tests are made.
 pub(super) fn builder<M: Model>(client: &Client, model: &M) -> ProjectionBuilder<M::Store> {
-    client
-        .projection(GROUP, model.store())
-        .topics([TOPIC])
-        .create_if_missing()
-        .member_id("6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+    client.projection(GROUP, model.store()).topics([TOPIC]).create_if_missing().member_id(MEMBER)
 }

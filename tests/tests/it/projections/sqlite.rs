@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use sawlog_client::projection::sqlite::{SqliteStore, Transaction, rusqlite::Connection};
-use sawlog_client::{ConsumedRecord, HandlerError};
+use sawlog_client::groups::Reset;
+use sawlog_client::projection::TIMEOUT;
+use sawlog_client::projection::sqlite::{SqliteStore, Transaction, ledger, rusqlite::Connection};
+use sawlog_client::{ConsumedRecord, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup};
 use sawlog_testing::TestBroker;
 
-use super::model::{Deeds, Model, PATIENCE, Totals};
+use super::model::{Deeds, GROUP, MEMBER, Model, PATIENCE, Running, TOPIC, Totals, decided, numbers, produce, topic};
+use super::suite;
 
 type Handler = Box<dyn Fn(&Transaction<'_>, &ConsumedRecord) -> Result<(), HandlerError> + Send + Sync>;
 
@@ -113,22 +117,125 @@ macro_rules! on_sqlite {
         async fn $name() {
             let broker = TestBroker::start().await;
             let model = Sqlite::new(&broker, "model");
-            super::suite::$name(&broker, model.clone(), model.deeds.clone()).await;
+            suite::$name(&broker, model.clone(), model.deeds.clone()).await;
             broker.shutdown().await;
         }
     )+};
 }
 
-on_sqlite! {
-    rm_1_a_read_model_is_that_of_the_log_and_of_every_rebuild
-    rm_3_a_program_that_ends_in_order_goes_on_where_it_was
-    rm_4_many_records_are_one_transaction_and_a_failure_splits_it
-    rm_6_killed_between_each_two_steps_nothing_is_lost_or_done_twice
-    rm_6_a_poison_record_parks_its_key_and_redriven_it_is_applied_once
-    rm_6_a_program_may_stop_at_a_poison_record_instead
-    rm_2_an_old_owner_that_wakes_up_late_cannot_write
-    rm_1_a_cursor_of_another_log_stops_the_program_and_nothing_is_written
-    rm_6_a_database_whose_tables_do_not_fit_ends_the_program
-    rm_6_a_lock_on_the_model_stalls_and_is_no_failure_of_a_record
-    rm_8_a_record_that_takes_its_readers_down_is_taken_out
+suite::all!(on_sqlite);
+
+/// Entries of the group, by offset.
+async fn dead(client: &sawlog_client::Client) -> BTreeMap<u64, String> {
+    let entries = suite::open_entries(client).await.into_iter();
+    entries.map(|entry| (entry.offset, entry.error.unwrap().class)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rm_6_a_statement_that_never_ends_is_stopped_and_its_record_parked() {
+    let broker = TestBroker::start().await;
+    let model = Sqlite::new(&broker, "model");
+    let client = broker.client();
+    topic(&client, 1).await;
+    let positions = produce(&client, numbers(5, 20).0).await;
+    let deeds = model.deeds.clone();
+    let store = model.with(move |tx, record| {
+        if record.offset == 3 {
+            let endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT COUNT(*) FROM n";
+            tx.query_row(endless, [], |row| row.get::<_, i64>(0))?;
+        }
+        let (key, amount) = deeds.of(record)?;
+        add(tx, &key, amount)
+    });
+    let projection = client.projection(GROUP, store).topics([TOPIC]).create_if_missing();
+    let running = Running::of(projection.max_processing(Duration::from_millis(200))).await;
+    decided(&client, GROUP, &positions).await;
+    running.stop().await;
+    let dead = dead(&client).await;
+    assert_eq!((dead.len(), dead[&3].as_str()), (4, TIMEOUT), "{dead:?}");
+    assert_eq!(model.totals().await.len(), 4, "the other keys are complete");
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rm_6_a_handler_that_cannot_be_stopped_ends_the_program() {
+    let broker = TestBroker::start().await;
+    let model = Sqlite::new(&broker, "model");
+    let client = broker.client();
+    topic(&client, 1).await;
+    produce(&client, numbers(5, 20).0).await;
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let held = tokio::sync::Mutex::new(held);
+    let store = model.with(move |_, record| {
+        if record.offset == 3 {
+            // Until the test is over.
+            let _ = held.blocking_lock().recv();
+        }
+        Ok(())
+    });
+    let projection = client.projection(GROUP, store).topics([TOPIC]).create_if_missing();
+    let running = Running::of(projection.max_processing(Duration::from_millis(100))).await;
+    let error = running.error().await;
+    assert!(error.message().contains("does not return"), "{error}");
+    drop(release);
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rm_6_a_database_that_is_read_only_or_not_there_stalls_until_it_is_well() {
+    let broker = TestBroker::start().await;
+    let model = Sqlite::new(&broker, "model");
+    let client = broker.client();
+    topic(&client, 1).await;
+    let (records, totals) = numbers(5, 20);
+    let positions = produce(&client, records).await;
+    let read_only = model.store().setup(format!("{SETUP}; PRAGMA query_only = ON"));
+    let make = |store| client.projection(GROUP, store).topics([TOPIC]).create_if_missing().member_id(MEMBER);
+    let mut running = Running::of(make(read_only)).await;
+    assert!(suite::stalled(&mut running).await.contains("readonly"));
+    running.stop().await;
+    model.wipe().await;
+
+    let missing = Sqlite { path: Arc::new(broker.scratch("later").join("model.db")), ..model };
+    let mut running = Running::of(make(missing.store())).await;
+    assert!(suite::stalled(&mut running).await.contains("unable to open"));
+    std::fs::create_dir(broker.scratch("later")).unwrap();
+    decided(&client, GROUP, &positions).await;
+    running.stop().await;
+    assert_eq!(missing.totals().await, totals);
+    assert!((0..20).all(|offset| missing.deeds.tries(0, offset) == 1), "no try was spent");
+    broker.shutdown().await;
+}
+
+#[tokio::test]
+async fn rm_5_the_ledger_knows_what_was_processed_until_its_time_is_over() {
+    let broker = TestBroker::start().await;
+    let connection = Sqlite::new(&broker, "ledger").connection();
+    ledger::create(&connection).unwrap();
+    assert!(ledger::note(&connection, "mails", "a").unwrap());
+    assert!(!ledger::note(&connection, "mails", "a").unwrap());
+    assert!(ledger::note(&connection, "invoices", "a").unwrap(), "each consumer has its own");
+    assert_eq!(ledger::forget(&connection, "mails", Duration::from_secs(60)).unwrap(), 0);
+    connection.execute("UPDATE processed_events SET processed_ms = processed_ms - 61000", []).unwrap();
+    assert_eq!(ledger::forget(&connection, "mails", Duration::from_secs(60)).unwrap(), 1);
+    assert!(ledger::note(&connection, "mails", "a").unwrap());
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rm_3_groups_of_cursors_and_groups_of_the_broker_are_told_apart() {
+    let broker = TestBroker::start().await;
+    let model = Sqlite::new(&broker, "model");
+    let client = broker.client();
+    topic(&client, 1).await;
+    let plain = GroupConfig::topics([TOPIC]).mode(GroupMode::Offset);
+    client.groups().create(NewGroup::new("plain", plain)).await.unwrap();
+    let refused = client.projection("plain", model.store()).open().await.unwrap_err();
+    assert_eq!((refused.reason(), refused.fact("field")), (Some(ErrorReason::GroupMismatch), Some("positions")));
+    client.projection(GROUP, model.store()).topics([TOPIC]).create_if_missing().open().await.unwrap();
+    let refused = client.consumer(GROUP).open().await.unwrap_err();
+    assert_eq!((refused.reason(), refused.fact("field")), (Some(ErrorReason::GroupMismatch), Some("positions")));
+    let reset = client.groups().reset(GROUP, &Reset::to(GroupPosition::Earliest)).await.unwrap_err();
+    assert_eq!(reset.reason(), Some(ErrorReason::WrongMode));
+    broker.shutdown().await;
 }

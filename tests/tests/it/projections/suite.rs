@@ -8,8 +8,33 @@ use sawlog_client::projection::{OnPoison, Step, UnitState};
 use sawlog_client::{Client, EntrySelector, ErrorReason, GroupConfig, RetryPolicy, StreamExt as _};
 use sawlog_testing::TestBroker;
 
+use crate::load::Random;
+
 use super::faults::{Gate, STEPS, StopAt};
-use super::model::{Deeds, GROUP, Model, Running, TOPIC, Totals, builder, decided, in_time, numbers, produce, topic};
+use super::model::{
+    Deeds, GROUP, MEMBER, Model, PATIENCE, Running, TOPIC, Totals, builder, decided, in_time, numbers, produce, topic,
+};
+
+/// Gives the names of all tests of the suite to a macro that makes tests of them.
+macro_rules! all {
+    ($make:ident) => {
+        $make! {
+            rm_1_a_read_model_is_that_of_the_log_and_of_every_rebuild
+            rm_1_a_cursor_of_another_log_stops_the_program_and_nothing_is_written
+            rm_2_an_old_owner_that_wakes_up_late_cannot_write
+            rm_2_workers_and_broker_killed_at_random_the_model_is_that_of_the_log
+            rm_3_a_program_that_ends_in_order_goes_on_where_it_was
+            rm_4_many_records_are_one_transaction_and_a_failure_splits_it
+            rm_6_killed_between_each_two_steps_nothing_is_lost_or_done_twice
+            rm_6_a_poison_record_parks_its_key_and_redriven_it_is_applied_once
+            rm_6_a_program_may_stop_at_a_poison_record_instead
+            rm_6_a_database_whose_tables_do_not_fit_ends_the_program
+            rm_6_a_lock_on_the_model_stalls_and_is_no_failure_of_a_record
+            rm_8_a_record_that_takes_its_readers_down_is_taken_out
+        }
+    };
+}
+pub(super) use all;
 
 pub(super) async fn rm_1_a_read_model_is_that_of_the_log_and_of_every_rebuild<M: Model>(
     broker: &TestBroker,
@@ -90,7 +115,7 @@ fn with_poison(count: u64) -> (Vec<(String, String)>, Totals) {
     (records, totals)
 }
 
-async fn open_entries(client: &Client) -> Vec<Entry> {
+pub(super) async fn open_entries(client: &Client) -> Vec<Entry> {
     let selector = EntrySelector { states: vec![EntryState::Open, EntryState::Redriving], ..EntrySelector::default() };
     let mut entries = client.dead_letters().entries(GROUP, &selector, false);
     let mut found = Vec::new();
@@ -122,7 +147,7 @@ pub(super) async fn rm_6_killed_between_each_two_steps_nothing_is_lost_or_done_t
         let group = format!("totals-{round}");
         let make = || {
             let builder = client.projection(&group, model.store()).topics([TOPIC]).create_if_missing();
-            builder.batch(7, 1 << 20).member_id("6ba7b810-9dad-41d1-80b4-00c04fd430c8")
+            builder.batch(7, 1 << 20).member_id(MEMBER)
         };
         let deeds = deeds.clone();
         deeds.forget();
@@ -267,7 +292,7 @@ pub(super) async fn rm_2_an_old_owner_that_wakes_up_late_cannot_write<M: Model>(
 }
 
 /// Waits until the partition waits for its database; the state and the error.
-async fn stalled(running: &mut Running) -> String {
+pub(super) async fn stalled(running: &mut Running) -> String {
     assert!(in_time(running.handle.wait_for(|status| status.stalled() > 0)).await, "it ended");
     let status = running.handle.status();
     let error = status.units().find_map(|unit| unit.error.clone());
@@ -383,11 +408,11 @@ pub(super) async fn rm_8_a_record_that_takes_its_readers_down_is_taken_out<M: Mo
         let done =
             handle.wait_for(|status| died.load(Ordering::SeqCst) || status.units().any(|unit| unit.next_offset == 30));
         assert!(in_time(done).await);
-        let survived = !died.load(Ordering::SeqCst);
-        running.kill().await;
-        if survived {
+        if !died.load(Ordering::SeqCst) {
+            running.stop().await;
             break;
         }
+        running.kill().await;
     }
     decided(&client, GROUP, &positions).await;
     let entries = open_entries(&client).await;
@@ -398,4 +423,76 @@ pub(super) async fn rm_8_a_record_that_takes_its_readers_down_is_taken_out<M: Mo
     let mut found = model.totals().await;
     found.remove("k2");
     assert_eq!(found, totals);
+}
+
+/// Seeds of the test below; `SAWLOG_CHAOS_SEEDS` for more.
+const SEEDS: u64 = 6;
+
+pub(super) async fn rm_2_workers_and_broker_killed_at_random_the_model_is_that_of_the_log<M: Model>(
+    broker: &TestBroker,
+    model: M,
+    deeds: Deeds,
+) {
+    let _ = broker;
+    let seeds = std::env::var("SAWLOG_CHAOS_SEEDS").map_or(SEEDS, |seeds| seeds.parse().unwrap());
+    for seed in 1..=seeds {
+        deeds.forget();
+        tokio::time::timeout(PATIENCE, chaos(seed, &model, &deeds))
+            .await
+            .unwrap_or_else(|_| panic!("seed {seed} hangs"));
+        model.wipe().await;
+    }
+}
+
+/// Two workers; while records come, one or the other or the broker is killed, or ends in order, and starts again.
+async fn chaos<M: Model>(seed: u64, model: &M, deeds: &Deeds) {
+    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut broker = TestBroker::start().await;
+    let client = broker.client();
+    topic(&client, 3).await;
+    let (mut records, mut totals) = numbers(12, 400);
+    let poison = usize::try_from(random.below(200)).unwrap();
+    let (key, number) = records[poison].clone();
+    records[poison].1 = "mend".to_owned();
+    totals.get_mut(&key).unwrap().0 += 1 - number.parse::<i64>().unwrap();
+    let config =
+        GroupConfig { session_timeout_ms: Some(2_000), drain_timeout_ms: Some(1_000), ..GroupConfig::default() };
+    let worker = |which: usize| {
+        let member = ["6ba7b810-9dad-41d1-80b4-00c04fd430c8", "6ba7b811-9dad-41d1-80b4-00c04fd430c8"][which];
+        let projection = client.projection(GROUP, model.store()).topics([TOPIC]).create_with(config.clone());
+        projection.member_id(member).batch(9, 1 << 20)
+    };
+    let mut workers = vec![Running::of(worker(0)).await, Running::of(worker(1)).await];
+    let mut positions = Vec::new();
+    for part in records.chunks(40) {
+        positions.extend(produce(&client, part.to_vec()).await);
+        let which = usize::try_from(random.below(2)).unwrap();
+        // At any step of the work, that is at a random number of turns of it.
+        for _ in 0..random.below(200) {
+            tokio::task::yield_now().await;
+        }
+        match random.below(4) {
+            0 | 1 => {
+                workers.remove(which).kill().await;
+                workers.insert(which, Running::of(worker(which)).await);
+            }
+            2 => {
+                workers.remove(which).stop().await;
+                workers.insert(which, Running::of(worker(which)).await);
+            }
+            _ => {
+                broker.kill().await;
+                broker.restart().await;
+            }
+        }
+    }
+    decided(&client, GROUP, &positions).await;
+    deeds.mend();
+    let job = client.dead_letters().redrive(GROUP, &everything()).await.unwrap();
+    assert_eq!(ended(&client, &job).await.state, Some(JobState::Done), "seed {seed}");
+    for worker in workers {
+        worker.stop().await;
+    }
+    assert_eq!(model.totals().await, totals, "seed {seed}");
+    broker.shutdown().await;
 }
