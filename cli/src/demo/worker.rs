@@ -33,6 +33,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A worker of `demo`.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  sawlog demo-worker worker-1 --journal dispatch.log\n  \
+                        sawlog demo-worker worker-2 --journal dispatch.log --url http://127.0.0.1:7171")]
 pub(crate) struct DemoWorker {
     /// Its name, under which it comes back after a restart.
     name: String,
