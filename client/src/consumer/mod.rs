@@ -89,7 +89,8 @@ pub(crate) use error::Act;
 
 use board::{Board, Ending, Taken};
 use positions::{Commit, Position};
-use shared::{Shared, now};
+use shared::Shared;
+pub(crate) use shared::now;
 
 /// What ends a consumer when it is dropped.
 #[derive(Debug)]

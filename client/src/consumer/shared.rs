@@ -53,6 +53,6 @@ impl Shared {
 }
 
 /// The time of the consumer's timers.
-pub(super) fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }

@@ -21,7 +21,7 @@ use super::store::Store;
 use super::unit::{End, Given, UnitTask};
 use super::{Rules, Stop};
 use crate::connection::Client;
-use crate::consumer::{ConsumedRecord, Source};
+use crate::consumer::{ConsumedRecord, Source, now};
 use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::groups::GroupMode;
 use crate::retry::Retry;
@@ -159,7 +159,7 @@ impl<S: Store> Member<S> {
             sources: HashMap::new(),
             running: HashMap::new(),
             tasks: JoinSet::new(),
-            last_frame: Instant::now(),
+            last_frame: now(),
             leaving: None,
         })
     }
@@ -205,7 +205,7 @@ impl<S: Store> Member<S> {
                 biased;
                 answer = stream.answers.message() => match answer {
                     Ok(Some(answer)) => {
-                        stream.last_frame = Instant::now();
+                        stream.last_frame = now();
                         if let Err(error) = self.told(stream, answer) {
                             return Ended::Fatal(error);
                         }
@@ -227,15 +227,15 @@ impl<S: Store> Member<S> {
                 _ = extends.tick() => stream.extend(),
                 () = tokio::time::sleep_until(wake_at) => {}
             }
-            let now = Instant::now();
-            if now >= silent_at {
+            let at = now();
+            if at >= silent_at {
                 return Ended::Cut(Error::new(ErrorKind::Timeout, "the broker is silent"));
             }
-            if stream.leaving.is_some_and(|leaving| leaving <= now) {
+            if stream.leaving.is_some_and(|leaving| leaving <= at) {
                 return Ended::Left;
             }
-            if asked && stream.leaving.is_none() && (stream.tasks.is_empty() || self.stop.deadline() <= now) {
-                stream.leaving = Some(now + LEAVE);
+            if asked && stream.leaving.is_none() && (stream.tasks.is_empty() || self.stop.deadline() <= at) {
+                stream.leaving = Some(at + LEAVE);
                 stream.say(Say::Leave(v1::Leave {}));
             }
         }

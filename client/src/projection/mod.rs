@@ -84,6 +84,7 @@ pub use store::{
 pub use store::{Probe, Step};
 
 use crate::connection::Client;
+use crate::consumer::now;
 use crate::error::{Error, ErrorReason};
 use crate::groups::{Group, GroupConfig, GroupMode, NewGroup, PositionStore, Subscription};
 use member::Member;
@@ -368,7 +369,7 @@ pub(crate) struct Stop {
 
 impl Stop {
     fn ask(&self, deadline: Duration) {
-        self.deadline.lock().get_or_insert(Instant::now() + deadline);
+        self.deadline.lock().get_or_insert(now() + deadline);
         self.asked.cancel();
     }
 
@@ -382,6 +383,6 @@ impl Stop {
 
     /// When it must have ended; of no meaning before it is asked.
     fn deadline(&self) -> Instant {
-        self.deadline.lock().unwrap_or_else(Instant::now)
+        self.deadline.lock().unwrap_or_else(now)
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::consumer::{ConsumedRecord, HandlerError};
+use crate::consumer::{ConsumedRecord, HandlerError, now};
 
 /// Which cursor: a projection reads each partition under a row of its own (rule RM-1).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,7 +93,7 @@ impl Work {
 
     /// A record's turn has come.
     pub(super) fn handles(&self, index: usize) {
-        *self.handling.lock() = Some((index, Instant::now()));
+        *self.handling.lock() = Some((index, now()));
     }
 
     /// The record that is being handled, and since when; `None`: none yet.

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_proto::v1::{self, consume_request::Frame};
-use tokio::time::Instant;
 
 use super::super::inbox::Item;
 use super::super::link::Answer;
@@ -13,7 +12,7 @@ use super::super::poison::{self, CONSUMER_CRASH, Next, OnPoison, TIMEOUT};
 use super::super::store::{Applied, ApplyError, Step, Store, Work, WorkItem};
 use super::taking::Batch;
 use super::{End, Queued, UnitTask};
-use crate::consumer::{ConsumedRecord, HandlerError};
+use crate::consumer::{ConsumedRecord, HandlerError, now};
 use crate::dead_letter::EntryKind;
 use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
@@ -105,7 +104,7 @@ impl<S: Store> UnitTask<S> {
         let Some(limit) = self.given.max_processing else { return applying.await };
         loop {
             // What waits for the database has not begun.
-            let since = work.handling().map_or_else(Instant::now, |(_, since)| since);
+            let since = work.handling().map_or_else(now, |(_, since)| since);
             tokio::select! {
                 biased;
                 applied = &mut applying => return applied,

@@ -6,13 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use sawlog_broker::log::storage::sim_disk::SimDisk;
 use sawlog_client::groups::Reset;
 use sawlog_client::projection::TIMEOUT;
 use sawlog_client::projection::sqlite::{SqliteStore, Transaction, ledger, rusqlite::Connection};
-use sawlog_client::{ConsumedRecord, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup};
+use sawlog_client::{
+    AckLevel, ConsumedRecord, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup, NewTopic,
+    TopicConfig,
+};
 use sawlog_testing::TestBroker;
 
-use super::model::{Deeds, GROUP, MEMBER, Model, PATIENCE, Running, TOPIC, Totals, decided, numbers, produce, topic};
+use super::model::{
+    Deeds, GROUP, MEMBER, Model, PATIENCE, Running, TOPIC, Totals, decided, in_time, numbers, produce, topic,
+};
 use super::suite;
 
 type Handler = Box<dyn Fn(&Transaction<'_>, &ConsumedRecord) -> Result<(), HandlerError> + Send + Sync>;
@@ -238,4 +244,50 @@ async fn rm_3_groups_of_cursors_and_groups_of_the_broker_are_told_apart() {
     let reset = client.groups().reset(GROUP, &Reset::to(GroupPosition::Earliest)).await.unwrap_err();
     assert_eq!(reset.reason(), Some(ErrorReason::WrongMode));
     broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_7_a_cursor_of_a_part_that_was_cut_stops_and_goes_on_at_the_cut_if_that_is_accepted() {
+    let mut cuts = 0;
+    for seed in 0..4 {
+        let disk = SimDisk::new();
+        let mut broker = TestBroker::builder().storage(disk.storage()).start().await;
+        let model = Sqlite::new(&broker, "model");
+        let client = broker.client();
+        let config = TopicConfig {
+            ack_floor: Some(AckLevel::Written),
+            flush_interval_ms: Some(60_000),
+            ..TopicConfig::default()
+        };
+        client.admin().create_topic(NewTopic::new(TOPIC).config(config)).await.unwrap();
+        let ones = |count: u64| (0..count).map(|_| ("k".to_owned(), "1"));
+        let mut positions = Vec::new();
+        for one in ones(10) {
+            // Each in a write of its own, so that power may take any number of them.
+            positions.extend(produce(&client, [one]).await);
+        }
+        let make = || client.projection(GROUP, model.store()).topics([TOPIC]).create_if_missing().member_id(MEMBER);
+        let running = Running::of(make()).await;
+        decided(&client, GROUP, &positions).await;
+        running.stop().await;
+        let left = disk.crash(seed);
+        broker.kill().await;
+        broker.replace_storage(left.storage());
+        broker.restart().await;
+        // The log grows over the place where the cursor stands: only the epochs tell.
+        let kept = produce(&client, ones(20)).await[0].offset;
+        if kept < 10 {
+            cuts += 1;
+            let error = Running::of(make()).await.error().await;
+            assert_eq!(error.reason(), Some(ErrorReason::CursorOfAnotherLog), "seed {seed}: {error}");
+            assert_eq!(model.totals().await["k"], (10, 10), "seed {seed}");
+        }
+        let mut running = Running::of(make().accept_truncation()).await;
+        let end = kept + 20;
+        assert!(in_time(running.handle.wait_for(|all| all.units().any(|unit| unit.next_offset == end))).await);
+        running.stop().await;
+        assert_eq!(model.totals().await["k"], (30, 30), "seed {seed}: all that came since the cut, once");
+        broker.shutdown().await;
+    }
+    assert!(cuts > 0, "some power cut took records");
 }
