@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 7] = [
+const PROTOS: [&str; 8] = [
     "sawlog/v1/types.proto",
     "sawlog/v1/topic.proto",
     "sawlog/v1/produce.proto",
@@ -10,6 +10,7 @@ const PROTOS: [&str; 7] = [
     "sawlog/v1/group.proto",
     "sawlog/v1/consume.proto",
     "sawlog/v1/dead_letter.proto",
+    "sawlog/v1/replay.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -177,6 +177,8 @@ pub const WAITERS: usize = 10_000;
 pub const LONG_POLL: Duration = Duration::from_secs(60);
 /// Longest delay that a client may ask for before the next try (rule RT-2).
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(86_400);
+/// Replays that a group remembers, the open one included.
+pub const REPLAYS_KEPT: usize = 20;
 /// Resets that can be undone (rule OF-3).
 pub const RESETS_KEPT: usize = 10;
 /// Bytes of a record of a journal: an edited record of the largest size with all that surrounds it fits.

@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use super::group::Group;
+use super::replay_views::ReplayId;
 use super::views::{
     AcceptedGap, BreakerView, Caller, DeletedGroup, GroupView, MemberView, NewGroup, UnitState, UnitView, UpdateGroup,
 };
 use super::{Coordinator, GroupError};
 use crate::dead_letter::handle::GroupHandle;
 use crate::group::GroupTopic;
+use crate::group::effect::Refusal;
 use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
 use crate::group::record::Pause;
@@ -217,12 +219,20 @@ impl Coordinator {
         if driven.stopped {
             return Err(self.shared.refusal(group.name()));
         }
-        driven.outcome.unwrap_or(Ok(()))?;
+        driven.outcome.unwrap_or(Ok(())).map_err(|refusal| match refusal {
+            Refusal::ReplayConflict { number } => {
+                GroupError::ReplayConflict { replay: ReplayId { group: group.id(), number } }
+            }
+            Refusal::ReplayOver { number, state } => {
+                GroupError::JobClosed { job: ReplayId { group: group.id(), number }, state }
+            }
+            refusal => refusal.into(),
+        })?;
         self.shared.settle(driven.written).await
     }
 
     /// Runs a call to its end, whether or not its caller waits (rule D8).
-    async fn to_the_end<T: Send + 'static>(
+    pub(super) async fn to_the_end<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, GroupError>> + Send + 'static,
     ) -> Result<T, GroupError> {

@@ -9,6 +9,7 @@ use super::admin::view_of;
 use super::group::Group;
 use super::hooks::{group_topic, reservations, subscribes};
 use super::positions::places;
+use super::replay_views::ReplayGroup;
 use super::views::{Caller, DeletedGroup, GroupView, NewGroup, UpdateGroup};
 use super::{Coordinator, GroupError};
 use crate::dead_letter::handle::{GroupHandle, Written};
@@ -18,7 +19,7 @@ use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
 use crate::group::record::{GroupNotes, GroupRecord};
 use crate::group::state::GroupState;
-use crate::group::{GroupConfig, GroupTopic};
+use crate::group::{GroupConfig, GroupTopic, StartAt};
 use crate::limits;
 use crate::model::{GroupId, TopicUuid};
 use crate::topics::{Topic, TopicError};
@@ -35,6 +36,12 @@ impl Coordinator {
             same(&existing, &new.config, &new.notes)?;
             return Ok((view_of(&existing), false));
         }
+        let group = self.create_locked(new).await?;
+        Ok((view_of(&group), true))
+    }
+
+    /// Creates a group whose name is free and whose settings were checked, while no other change is under way.
+    pub(super) async fn create_locked(&self, new: NewGroup) -> Result<Arc<Group>, GroupError> {
         let id = {
             let map = self.map.read();
             if map.by_id.len() >= limits::GROUPS {
@@ -73,7 +80,23 @@ impl Coordinator {
         self.shared.settle(written).await?;
         self.map.write().insert(&group);
         tracing::info!(group = %group.name(), id = id.0, "group created");
-        Ok((view_of(&group), true))
+        Ok(group)
+    }
+
+    /// A group to make for a replay, checked, with the topics that it will have.
+    pub(super) fn replay_group(&self, new: ReplayGroup) -> Result<(NewGroup, Vec<GroupTopic>), GroupError> {
+        let ReplayGroup { name, mut config, topic_retry } = new;
+        let name = name.expect("a name was found");
+        config.topic_retry = self.retry_by_topic(&topic_retry)?;
+        config.replay_only = true;
+        config.check()?;
+        check_subscription(&config)?;
+        if self.map.read().by_name.contains_key(&name) {
+            return Err(GroupError::Exists { group: name.to_string(), fields: vec!["target".into()] });
+        }
+        let topics = self.topics_of(name.as_str(), &config)?;
+        let (start, epochs, notes) = (StartAt::Earliest, Vec::new(), GroupNotes::default());
+        Ok((NewGroup { name, config, start, epochs, topic_retry, notes }, topics))
     }
 
     /// Topics that a subscription names at present.
@@ -154,6 +177,10 @@ impl Coordinator {
 
     /// Refuses what would lose open entries or jobs (rule OF-8): of these topics, or of all. Says what would be lost.
     async fn check_losses(&self, group: &Arc<Group>, topics: Option<&[TopicUuid]>) -> Result<(), GroupError> {
+        let reads = |source: &crate::model::Source| topics.is_none_or(|topics| topics.contains(&source.topic));
+        if let Some(replay) = group.reads_again(reads) {
+            return Err(GroupError::ReplayConflict { replay });
+        }
         let job = match self.shared.dead_letters.get() {
             Some(letters) => letters.job_of(group.id(), topics.map(<[_]>::to_vec)).await,
             None => None,
@@ -183,8 +210,14 @@ impl Coordinator {
         }
         let entries_lost = open_entries(&group, None);
         let as_handle: Arc<dyn GroupHandle> = Arc::clone(&group) as _;
-        let jobs_ended = self.shared.dead_letters.get().map_or(0, |letters| letters.running_jobs(&as_handle));
+        let mut jobs_ended = self.shared.dead_letters.get().map_or(0, |letters| letters.running_jobs(&as_handle));
         let topics: Vec<GroupTopic> = group.look(|machine| machine.state().topics.values().cloned().collect());
+        if let Some(open) = group.reads_again(|_| true) {
+            jobs_ended += 1;
+            // It ends with its group; what it was is remembered.
+            drop(group.drive_event(Event::Admin(Admin::CancelReplay { number: open.number })));
+        }
+        self.remember_replays(&group);
         let written = group.delete();
         self.map.write().remove(&group);
         self.shared.settle(written).await?;

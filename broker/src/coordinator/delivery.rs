@@ -1,5 +1,6 @@
 //! Between the logs and the groups: reading ahead for the machine ([`fetch`]), keeping what was read for the
-//! deliveries that follow ([`cache`]), and finding the records of a delivery again ([`payload`]).
+//! deliveries that follow ([`cache`]), finding the records of a delivery again ([`payload`]), and the pace of replays
+//! ([`pace`]).
 //!
 //! A fetch reads frames, opens each once, tells the machine what it must know of the records, and keeps the frames:
 //! the session that delivers them takes keys and values out of the same bytes, without a second read. Raw batches
@@ -8,6 +9,7 @@
 
 pub(super) mod cache;
 pub(super) mod fetch;
+pub(super) mod pace;
 pub(super) mod payload;
 
 use sawlog_proto::batch::BatchLimits;

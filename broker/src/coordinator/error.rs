@@ -1,5 +1,6 @@
 //! Why a call about groups failed.
 
+use super::replay_views::ReplayId;
 use crate::dead_letter::views::JobId;
 use crate::group::effect::Refusal;
 use crate::group::record::GapReason;
@@ -130,6 +131,26 @@ pub enum GroupError {
         job: JobId,
         /// Open dead letters that would be lost.
         open: u64,
+    },
+    /// A replay has not ended: it has the group, or would end with it.
+    #[error("replay {replay} has not ended")]
+    ReplayConflict {
+        /// The replay.
+        replay: ReplayId,
+    },
+    /// No such replay.
+    #[error("replay {job} does not exist")]
+    JobNotFound {
+        /// Its id, as given.
+        job: String,
+    },
+    /// The replay has ended.
+    #[error("replay {job} is {state}")]
+    JobClosed {
+        /// Its id.
+        job: ReplayId,
+        /// Its state.
+        state: &'static str,
     },
     /// A count is at its limit.
     #[error("{limit} is at its limit of {max}")]

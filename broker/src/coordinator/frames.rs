@@ -5,6 +5,7 @@ use sawlog_proto::batch::BatchRecord;
 use super::views::Expect;
 use crate::group::effect::{Delivery, Frame, Mark};
 use crate::group::event::Join;
+use crate::group::replay::ReplayMark;
 use crate::model::{AssignmentEpoch, GroupName, Offset, PartitionEpoch, Source};
 use crate::partition::Frame as LogFrame;
 
@@ -42,6 +43,8 @@ pub enum SessionFrame {
         reached: Option<Offset>,
         /// Mode OFFSET: records that are told otherwise.
         marks: Vec<Mark>,
+        /// The replay that those in its range are part of.
+        replay: Option<ReplayMark>,
     },
     /// Stored batches (mode OFFSET), of which the client handles what lies in `from..reached` and is not filtered.
     Batches {
@@ -61,6 +64,8 @@ pub enum SessionFrame {
         filtered: Vec<Offset>,
         /// Records as they were resolved, edited, for those in the batches (rule DL-15), by offset.
         edited: Vec<EditedRecord>,
+        /// The replay that all of them are part of.
+        replay: Option<ReplayMark>,
     },
 }
 

@@ -20,7 +20,9 @@ use tokio::task::AbortHandle;
 use super::counters::Counters;
 use super::delivery::cache::Cache;
 use super::delivery::fetch;
+use super::delivery::pace::Pace;
 use super::outbox::Outbox;
+use super::replay_views::ReplayId;
 use super::shared::Shared;
 use super::waiters::Waiters;
 use crate::dead_letter::handle::{Driven, GroupHandle, Written};
@@ -47,6 +49,8 @@ pub(super) struct Group {
     own: Weak<Self>,
     inner: Mutex<Inner>,
     cache: Cache,
+    /// The pace of its open replay.
+    pace: Mutex<Option<Arc<Pace>>>,
     pub(super) waiters: Waiters,
     counters: Counters,
     /// When the timers look at the group next, by the monotonic clock in milliseconds.
@@ -106,6 +110,7 @@ impl Group {
         Arc::new_cyclic(|own| Self {
             id,
             cache: Cache::new(Arc::clone(&shared.cache_budget)),
+            pace: Mutex::default(),
             shared: Arc::clone(shared),
             own: own.clone(),
             inner: Mutex::new(inner),
@@ -132,6 +137,19 @@ impl Group {
 
     pub(super) fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// The pace of the open replay.
+    pub(super) fn pace(&self) -> Option<Arc<Pace>> {
+        self.pace.lock().clone()
+    }
+
+    /// The open replay has another pace from now on.
+    pub(super) fn set_pace(&self, pace: Option<Pace>) {
+        let before = std::mem::replace(&mut *self.pace.lock(), pace.map(Arc::new));
+        if let Some(before) = before {
+            before.end();
+        }
     }
 
     pub(super) fn config(&self) -> Arc<GroupConfig> {
@@ -280,6 +298,14 @@ impl Group {
                 GroupRecord::Reset { floors, .. } => {
                     floors.iter().for_each(|start| self.cache.forget(start.source));
                 }
+                GroupRecord::ReplayStarted { replay, .. } => {
+                    replay.ranges.iter().for_each(|range| self.cache.forget(range.source));
+                }
+                GroupRecord::ReplayEnded { .. } => {
+                    self.set_pace(None);
+                    self.shared.replays.notify_one();
+                }
+                GroupRecord::Left { .. } if inner.config.replay_only => self.shared.replays.notify_one(),
                 GroupRecord::Cut { source, .. } => self.cache.forget(*source),
                 GroupRecord::Deleted => inner.deleted = true,
                 GroupRecord::Settled { source, how: SettledAs::Skipped | SettledAs::Expired, runs } => {
@@ -424,6 +450,15 @@ impl Group {
             }
         }
         self.waiters.wake_all();
+    }
+
+    /// The open replay, if it reads one of these partitions.
+    pub(super) fn reads_again(&self, of: impl Fn(&Source) -> bool) -> Option<ReplayId> {
+        self.look(|machine| {
+            let open = machine.state().open_replay()?;
+            let reads = open.ranges.iter().any(|range| of(&range.source));
+            reads.then_some(ReplayId { group: self.id, number: open.number })
+        })
     }
 
     pub(super) fn is_gone(&self) -> bool {

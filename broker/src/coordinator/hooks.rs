@@ -105,6 +105,7 @@ impl Coordinator {
             tokio::select! {
                 () = self.shared.cancel.cancelled() => return,
                 () = self.topics.created().notified() => {}
+                () = self.shared.replays.notified() => {}
                 () = tokio::time::sleep(UPKEEP) => {}
             }
             if self.shared.check().is_err() {
@@ -121,6 +122,8 @@ impl Coordinator {
                 seen = Some(topics);
             }
             self.delete_idle().await;
+            self.delete_replayed().await;
+            self.delete_unbegun().await;
         }
     }
 }
@@ -171,9 +174,11 @@ impl Coordinator {
             None => None,
         };
         let groups = self.all_groups();
+        let replay = groups.iter().find_map(|group| group.reads_again(|source| source.topic == topic.uuid));
+        let job = job.map(|job| job.to_string()).or(replay.map(|replay| replay.to_string()));
         let open = groups.iter().map(|group| group.look(|machine| machine.entries().not_closed_of(topic.uuid))).sum();
         match (job, open) {
-            (Some(job), open) => Err(TopicError::JobConflict { name, job: job.to_string(), open }),
+            (Some(job), open) => Err(TopicError::JobConflict { name, job, open }),
             (None, 0) => Ok(()),
             (None, open) => Err(TopicError::OpenEntries { name, open }),
         }

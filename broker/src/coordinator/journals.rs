@@ -18,6 +18,7 @@ use bytes::Bytes;
 pub use self::states::{EntriesState, GroupsState};
 
 use super::GroupError;
+use super::replay_views::EndedReplay;
 use super::views::{RecoverReport, RecoveredGroup};
 use crate::clock::Clock;
 use crate::dead_letter::handle::Written;
@@ -76,6 +77,8 @@ pub struct LoadedGroups {
     pub groups: BTreeMap<GroupId, (GroupState, EntryTable)>,
     /// Number of the next group.
     pub next_group: u64,
+    /// Replays whose groups are gone, the newest last.
+    pub ended: std::collections::VecDeque<EndedReplay>,
 }
 
 impl GroupJournals {
@@ -133,9 +136,10 @@ impl GroupJournals {
     /// As [`GroupJournals::check`].
     pub async fn load(&self) -> Result<LoadedGroups, GroupError> {
         self.check()?;
-        let groups = self.groups.read_state(|state| (state.groups().clone(), state.next_group())).await;
+        let groups =
+            self.groups.read_state(|state| (state.groups().clone(), state.next_group(), state.ended().clone())).await;
         let entries = self.entries.read_state(|state| state.tables().clone()).await;
-        let (Some((groups, next_group)), Some(mut entries)) = (groups, entries) else {
+        let (Some((groups, next_group, ended)), Some(mut entries)) = (groups, entries) else {
             return Err(GroupError::Stopped { cause: "the journals were closed".into() });
         };
         let with_entries = |(id, state): (GroupId, GroupState)| {
@@ -147,7 +151,7 @@ impl GroupJournals {
         for gone in entries.into_keys() {
             self.forget_entries(gone);
         }
-        Ok(LoadedGroups { groups, next_group })
+        Ok(LoadedGroups { groups, next_group, ended })
     }
 
     /// Queues what a machine decided, in its order; never blocks, to be called under the group's lock. What must be

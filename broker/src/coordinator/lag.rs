@@ -17,6 +17,8 @@ struct Stand {
     topic: String,
     epoch: PartitionEpoch,
     floor: Offset,
+    /// Where a group that was made for a replay ends.
+    bound: Option<Offset>,
     above: u64,
     first_unread: Offset,
     live: PartitionLive,
@@ -64,6 +66,13 @@ impl Coordinator {
                 connected: view.connected.into(),
                 breaker_open: view.breaker.mode == BreakerMode::Open,
                 pauses: view.pauses.len() as u64,
+                replay: group.look(|machine| {
+                    let state = machine.state();
+                    let open = state.open_replay()?;
+                    let all: u64 = open.ranges.iter().map(crate::group::replay::ReplayRange::len).sum();
+                    let left: u64 = open.ranges.iter().map(|range| state.left_of(range)).sum();
+                    Some((all.saturating_sub(left), left))
+                }),
             });
             let mut stands = stands(&group);
             stands
@@ -81,10 +90,11 @@ impl Coordinator {
         let now_ms = self.shared.clock.wall_ms();
         let age = |append_ms: i64| if append_ms == 0 { 0 } else { now_ms.saturating_sub(append_ms).max(0) };
         let (log_start, high_watermark) = log.as_ref().map_or((stand.floor, stand.floor), |log| bounds(&**log));
+        let high_watermark = stand.bound.map_or(high_watermark, |bound| bound.min(high_watermark).max(stand.floor));
         let from = stand.floor.max(log_start);
         let lag_records = high_watermark.distance_from(from).saturating_sub(stand.above);
         let (mut lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut time_to_loss_ms) = (0, 0, 0, None);
-        if let Some(log) = &log {
+        if let Some(log) = log.as_ref().filter(|_| stand.bound.is_none() || lag_records > 0) {
             let undelivered = match stand.live.undelivered {
                 Some((_, append_ms)) => append_ms,
                 None => append_time(&**log, stand.first_unread).await,
@@ -173,6 +183,7 @@ fn stands(group: &Group) -> Vec<Stand> {
                 topic: state.topics.get(&source.topic)?.name.clone(),
                 epoch: partition.epoch,
                 floor: partition.settled.floor(),
+                bound: state.bound_of(*source),
                 above: partition.settled.settled_above_floor(),
                 first_unread: live.read_to.max(partition.settled.floor()),
                 live,

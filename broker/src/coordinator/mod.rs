@@ -11,7 +11,7 @@
 //! One [`group::Group`] a group. Whoever has an event locks, handles, hands the records to the journals while still
 //! under the lock (so that their order in the journal is the order in which they were decided), puts frames into the
 //! outboxes of sessions, and lets go. `delivery` reads ahead and finds payloads, `timers` wakes groups at their
-//! deadlines, `recovery` begins and ends it all, `admin`, `positions`, `lag` and `processed` answer operators.
+//! deadlines, `recovery` begins and ends it all, `replays` sets groups to ranges of their topics, `admin`, `positions`, `lag` and `processed` answer operators.
 //!
 //! It must not know messages, gRPC or files. Invariants: no lock is held over an await; nothing is told before what it
 //! stands on is durable; a group is found by its name only while it exists, and all of its state hangs on its number.
@@ -33,6 +33,8 @@ mod ports;
 mod positions;
 mod processed;
 mod recovery;
+pub mod replay_views;
+mod replays;
 mod session;
 mod shared;
 mod timers;
@@ -50,6 +52,7 @@ pub use error::GroupError;
 pub use frames::{DeliveredRecord, EditedRecord, JoinGroup, SessionFrame};
 pub use lanes::lane_key;
 pub use recovery::CoordinatorParts;
+pub use replay_views::{ReplayId, ReplayView};
 pub use session::{Report, Session};
 pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
@@ -72,6 +75,8 @@ pub struct Coordinator {
     changing: tokio::sync::Mutex<()>,
     /// Callers that wait for records to be processed (rule RW-4).
     waiting: std::sync::atomic::AtomicUsize,
+    /// Replays whose groups are gone, the newest last.
+    ended: parking_lot::Mutex<std::collections::VecDeque<replay_views::EndedReplay>>,
 }
 
 /// Groups by name and by number.

@@ -96,6 +96,7 @@ impl Coordinator {
             cache_budget: Arc::default(),
             dead_letters: std::sync::OnceLock::new(),
             opened: Opened::default(),
+            replays: tokio::sync::Notify::new(),
             phase: parking_lot::RwLock::new(Phase::Recovering),
             trims: parking_lot::Mutex::default(),
             streams: 0.into(),
@@ -107,6 +108,7 @@ impl Coordinator {
             map: parking_lot::RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
             waiting: 0.into(),
+            ended: parking_lot::Mutex::default(),
         })
     }
 
@@ -166,6 +168,7 @@ impl Coordinator {
             map.insert(&group);
         }
         *self.map.write() = map;
+        *self.ended.lock() = loaded.ended;
         let groups = self.all_groups();
         for chunk in groups.chunks(PARALLEL) {
             let mut running = tokio::task::JoinSet::new();
@@ -176,6 +179,9 @@ impl Coordinator {
             while running.join_next().await.is_some() {}
         }
         self.sweep().await;
+        for group in &groups {
+            self.pace_anew(group).await;
+        }
         groups.iter().for_each(|group| group.start());
         if let Some(dead_letters) = self.shared.dead_letters.get() {
             dead_letters.start(Arc::new(AllGroups(Arc::downgrade(self))));

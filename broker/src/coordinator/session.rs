@@ -232,8 +232,8 @@ impl Session {
     fn take_in(&mut self, frame: Frame) {
         match frame {
             Frame::Deliver(delivered) => self.current = Some(Current::Records(delivered)),
-            Frame::DeliverRange { source, epoch, range, marks, filtered } => {
-                self.current = Some(Current::Range(Range { source, epoch, range, marks, filtered }));
+            Frame::DeliverRange { source, epoch, range, marks, filtered, replay } => {
+                self.current = Some(Current::Range(Range { source, epoch, range, marks, filtered, replay }));
             }
             Frame::AckResults { request: INTERNAL, .. } => {}
             frame => {

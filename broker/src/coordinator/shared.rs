@@ -57,6 +57,8 @@ pub(super) struct Shared {
     pub(super) cache_budget: Arc<CacheBudget>,
     pub(super) dead_letters: OnceLock<Arc<dyn DeadLetters>>,
     pub(super) opened: Opened,
+    /// A replay ended, or a member left a group that was made for one.
+    pub(super) replays: Notify,
     pub(super) phase: RwLock<Phase>,
     /// Log starts that somebody asked for, to tell a trim from retention.
     pub(super) trims: Mutex<HashMap<Source, Offset>>,

@@ -12,6 +12,7 @@ use super::entry::{Act, DeadReason, EntryKey, EntryRecord, EntryState};
 use super::event::Admin;
 use super::machine::Machine;
 use super::record::{GapReason, GroupRecord, Pause, PauseReason, SettledAs, Start, Tried};
+use super::replay::ReplayEnd;
 use crate::model::{LaneKey, Offset, OffsetRange, Source, TopicUuid};
 
 /// Job of a head that is tried anew by hand: none of the jobs, so that nothing is left of it after a restart.
@@ -61,6 +62,10 @@ impl Machine {
                 Ok(())
             }
             Admin::ForgetEntries { entries } => self.forget_entries(entries, fx),
+            Admin::StartReplay(replay) => self.start_replay(*replay, now, fx),
+            Admin::PaceReplay { number, rate } => self.pace_replay(number, rate, fx),
+            Admin::PauseReplay { number, paused, act } => self.pause_replay(number, paused, act, now, fx),
+            Admin::CancelReplay { number } => self.cancel_replay(number, now, fx),
             Admin::Evict { member } => {
                 if !self.state.members.contains_key(&member) {
                     return Err(Refusal::SessionOver);
@@ -121,12 +126,20 @@ impl Machine {
             let (found, bounds) = (format!("{:?}", start.source), "a partition of the group".into());
             return Err(Refusal::Invalid { field: "partition", found, bounds });
         }
+        if let Some(open) = self.state.open_replay() {
+            return Err(Refusal::ReplayConflict { number: open.number });
+        }
+        if self.state.config.replay_only {
+            let (found, bounds) =
+                ("a group made for a replay".into(), "any other; start another replay into it".into());
+            return Err(Refusal::Invalid { field: "group", found, bounds });
+        }
         self.set_floors(floors, clear, false, act, now, fx);
         Ok(())
     }
 
     /// Positions that a reader keeps are not set here (rule RM-3).
-    fn keeps_positions(&self, verb: &'static str) -> Result<(), Refusal> {
+    pub(super) fn keeps_positions(&self, verb: &'static str) -> Result<(), Refusal> {
         match self.state.config.positions {
             Positions::Broker => Ok(()),
             Positions::Cursor => Err(Refusal::WrongMode { verb }),
@@ -135,6 +148,9 @@ impl Machine {
 
     fn undo_reset(&mut self, act: Act, now: Now, fx: &mut Effects) -> Result<(), Refusal> {
         self.keeps_positions("UndoReset")?;
+        if !self.state.resets.is_empty() {
+            self.end_replay(ReplayEnd::Cancelled, now, fx);
+        }
         let last = self.state.resets.back().ok_or(Refusal::NothingToUndo)?;
         let floors = last.before.iter().filter_map(|start| {
             let epoch = self.partition(start.source)?.epoch;
@@ -147,13 +163,18 @@ impl Machine {
 
     fn set_floors(&mut self, floors: Vec<Start>, clear: bool, undo: bool, act: Act, now: Now, fx: &mut Effects) {
         let sources: Vec<Source> = floors.iter().map(|start| start.source).collect();
-        for source in &sources {
+        let epoch = self.state.epoch + 1;
+        self.set_positions(&sources, GroupRecord::Reset { floors, clear, epoch, undo, act }, now, fx);
+    }
+
+    /// Positions of these partitions are set by a record, with members connected.
+    pub(super) fn set_positions(&mut self, sources: &[Source], record: GroupRecord, now: Now, fx: &mut Effects) {
+        for source in sources {
             self.drop_redriven(|one| one == *source);
             self.forget_deaths(*source, Offset::ZERO, fx);
         }
-        let epoch = self.state.epoch + 1;
-        self.commit(GroupRecord::Reset { floors, clear, epoch, undo, act }, fx);
-        for source in &sources {
+        self.commit(record, fx);
+        for source in sources {
             self.index_intents(*source);
             self.forget_gap(*source, now, fx);
             let floor = self.state.partitions[source].settled.floor();
@@ -161,9 +182,9 @@ impl Machine {
         }
         self.clear_entries(now, fx);
         self.count_lanes();
-        self.reassign(&sources, now, fx);
+        self.reassign(sources, now, fx);
         for source in sources {
-            self.refresh_source(source, Offset::ZERO, now);
+            self.refresh_source(*source, Offset::ZERO, now);
         }
         self.end_dead_limit(now, fx);
     }

@@ -125,6 +125,9 @@ pub struct GroupConfig {
     pub dlq_max_bytes: u64,
     /// Names of dead-letter topics that were given instead of `{topic}.{group}.dlq`, by topic name.
     pub dlq_names: BTreeMap<String, String>,
+    /// It was made for a replay: nothing outside the range of one is ever read (rule RP-5). Fixed at creation.
+    #[serde(default)]
+    pub replay_only: bool,
 }
 
 impl GroupConfig {
@@ -156,6 +159,7 @@ impl GroupConfig {
             dlq_retention_ms: 30 * 86_400_000,
             dlq_max_bytes: 0,
             dlq_names: BTreeMap::new(),
+            replay_only: false,
         }
     }
 

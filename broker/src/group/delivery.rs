@@ -283,8 +283,7 @@ impl Machine {
         };
         let used = Used { records: batch.records.len() as u64, bytes: batch.bytes, more: true };
         self.charge(run.member, used.records, used.bytes);
-        let frame = Frame::Deliver(Delivered { source, epoch: run.epoch, records: batch.records });
-        self.send(run.member, frame, batch.after, fx);
+        self.send_records(run.member, source, run.epoch, batch.records, batch.after, fx);
         (used, Served::Nothing)
     }
 
@@ -437,7 +436,8 @@ impl Machine {
         fx: &mut Effects,
     ) {
         if !records.is_empty() {
-            self.send(member, Frame::Deliver(Delivered { source, epoch, records }), after, fx);
+            let replay = self.state.replay_mark(source);
+            self.send(member, Frame::Deliver(Delivered { source, epoch, records, replay }), after, fx);
         }
     }
 

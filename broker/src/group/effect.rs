@@ -3,6 +3,7 @@
 use super::entry::{EntryKey, EntryRecord, EntryState};
 use super::event::Credit;
 use super::record::{GapReason, GroupRecord, Pause, PauseReason};
+use super::replay::{ReplayEnd, ReplayMark};
 use crate::model::{
     AssignedUnit, AssignmentEpoch, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source,
 };
@@ -116,6 +117,8 @@ pub enum Frame {
         marks: Vec<Mark>,
         /// Offsets in it that the filter leaves out.
         filtered: Vec<Offset>,
+        /// The replay that it is part of; a range is within it or without.
+        replay: Option<ReplayMark>,
     },
     /// Answers to Ack, Nack and Extend, one a verb (rule AK-2).
     AckResults {
@@ -184,6 +187,15 @@ pub enum Frame {
         /// It lasts; false: it has ended.
         on: bool,
     },
+    /// All of a replay's range was handled, of a partition or of all; or the replay was cancelled (rule RP-5).
+    ReplayDone {
+        /// Number of the replay.
+        number: u64,
+        /// How it ended.
+        end: ReplayEnd,
+        /// The partition; `None`: the whole replay.
+        source: Option<Source>,
+    },
     /// Come back later (rule GM-11).
     Goodbye {
         /// When.
@@ -202,6 +214,8 @@ pub struct Delivered {
     pub epoch: AssignmentEpoch,
     /// The records.
     pub records: Vec<Delivery>,
+    /// The replay that those in its range are part of.
+    pub replay: Option<ReplayMark>,
 }
 
 /// One delivered record.
@@ -359,6 +373,8 @@ pub enum Notice {
         /// Why.
         reason: GapReason,
     },
+    /// A replay has ended.
+    ReplayEnded,
     /// An entry was closed: for jobs and waiters.
     EntryClosed(EntryKey),
     /// A redriven entry failed again.
@@ -454,6 +470,20 @@ pub enum Refusal {
         found: String,
         /// What is allowed.
         bounds: String,
+    },
+    /// A replay is open.
+    #[error("replay {number} is open")]
+    ReplayConflict {
+        /// Its number.
+        number: u64,
+    },
+    /// The replay is not open.
+    #[error("replay {number} is {state}")]
+    ReplayOver {
+        /// Its number.
+        number: u64,
+        /// What it is.
+        state: &'static str,
     },
     /// The group was deleted.
     #[error("the group was deleted")]

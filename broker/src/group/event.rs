@@ -3,6 +3,7 @@
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::{Act, EntryKey, EntryKind, EntryState};
 use super::record::{ErrorInfo, GapReason, GroupNotes, PauseReason, Start};
+use super::replay::{Replay, ReplayRate};
 use crate::model::{
     AssignmentEpoch, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, PartitionId, Source,
     TopicUuid,
@@ -315,6 +316,22 @@ pub struct Fetched {
     pub last_append_ms: i64,
 }
 
+impl Fetched {
+    /// The same up to `end`, which lies in it.
+    pub fn up_to(mut self, end: Offset) -> Self {
+        let before = self.next.distance_from(self.from).max(1);
+        self.next = self.next.min(end).max(self.from);
+        self.records.retain(|meta| meta.offset < end);
+        self.undecodable.retain(|(range, _)| range.from < end);
+        let share = u128::from(self.log_bytes) * u128::from(self.next.distance_from(self.from)) / u128::from(before);
+        self.log_bytes = u64::try_from(share).expect("at most all of its bytes");
+        if let Some(last) = self.records.last() {
+            self.last_append_ms = last.append_ms;
+        }
+        self
+    }
+}
+
 /// A call of an operator. The answer is in [`super::effect::Effects::outcome`].
 #[derive(Debug, Clone)]
 pub enum Admin {
@@ -426,6 +443,29 @@ pub enum Admin {
     ForgetEntries {
         /// Which.
         entries: Vec<EntryKey>,
+    },
+    /// A replay begins; bounds are concrete, its number is given by the group (rule RP-1).
+    StartReplay(Box<Replay>),
+    /// The open replay of this number has another rate.
+    PaceReplay {
+        /// Its number.
+        number: u64,
+        /// The rate.
+        rate: ReplayRate,
+    },
+    /// The open replay of this number pauses or goes on (rule RP-3).
+    PauseReplay {
+        /// Its number.
+        number: u64,
+        /// It pauses.
+        paused: bool,
+        /// Who and why.
+        act: Act,
+    },
+    /// The open replay of this number ends.
+    CancelReplay {
+        /// Its number.
+        number: u64,
     },
     /// A member is put out by an operator, or by the server for not reading.
     Evict {

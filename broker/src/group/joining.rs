@@ -97,6 +97,7 @@ impl Machine {
             self.take_over(old, member, join.instance.as_deref().unwrap_or_default(), now, fx);
         }
         self.tell_units(member, fx);
+        self.tell_replay_end(member, fx);
         self.wake_units(handle);
         self.after_awaited(now, fx);
         self.rebalance(now, fx);
@@ -171,6 +172,7 @@ impl Machine {
         self.send(member, Frame::Joined { epoch, resumed: true, lost, lost_entries }, After::Group, fx);
         self.tell_pauses(member, fx);
         self.tell_units(member, fx);
+        self.tell_replay_end(member, fx);
         self.tell_revoked(member, fx);
         self.resume_ranges(member, &in_work);
         self.wake_units(handle);

@@ -27,6 +27,7 @@ use super::members::Members;
 use super::offset_mode::Ranges;
 use super::record::GroupRecord;
 use super::redriven::Redriven;
+use super::replay::Replaying;
 use super::state::{GroupState, PartitionState};
 use super::units::HandOver;
 use super::verbs::Answers;
@@ -64,6 +65,8 @@ pub struct Machine {
     pub(super) ranges: Ranges,
     /// Gaps that wait.
     pub(super) gaps: Gaps,
+    /// What of a replay is not done.
+    pub(super) replaying: Replaying,
     /// When the last event came.
     pub(super) now: Now,
     /// [`Machine::start`] was called.
@@ -92,6 +95,7 @@ impl Machine {
             redriven: Redriven::default(),
             ranges: Ranges::default(),
             gaps: Gaps::default(),
+            replaying: Replaying::default(),
             now,
             started: false,
             closing: false,
@@ -99,6 +103,7 @@ impl Machine {
             entries,
         };
         machine.restore(now);
+        machine.find_pending();
         machine
     }
 
@@ -112,6 +117,7 @@ impl Machine {
         (self.started, self.now) = (true, now);
         self.await_members(now);
         self.start_dead(now, &mut effects);
+        self.end_if_done(now, &mut effects);
         self.finish(now, &mut effects);
         effects
     }
@@ -217,6 +223,7 @@ impl Machine {
                 break;
             }
         }
+        self.look_at_replay(now, fx);
         self.read_on(fx);
         fx.deadline_ms = self.deadlines.first();
     }

@@ -51,6 +51,7 @@ mod read_ahead;
 mod reading;
 pub mod record;
 mod redriven;
+pub mod replay;
 pub mod retry;
 mod room;
 pub mod settled;

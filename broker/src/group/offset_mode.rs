@@ -136,7 +136,8 @@ impl Machine {
             let count = range.to.distance_from(range.from);
             used.records += count;
             used.bytes += bytes;
-            let frame = Frame::DeliverRange { source, epoch: run.epoch, range, marks, filtered };
+            let replay = self.state.replay_mark(source).filter(|mark| (mark.from..mark.to).contains(&range.from));
+            let frame = Frame::DeliverRange { source, epoch: run.epoch, range, marks, filtered, replay };
             self.send(run.member, frame, After::Now, fx);
             let after_ms = u64::try_from(now.wall_ms.saturating_sub(last_append_ms)).unwrap_or(0);
             fx.notices.push(Notice::FirstDelivered { records: count, after_ms });
@@ -177,14 +178,27 @@ impl Machine {
         if sent.pieces.len() >= PIECES || !sent.reported {
             return None;
         }
-        let from = sent.read_to();
+        let next = sent.read_to();
+        let from = self.pass_settled(source, next);
+        if self.reading_ends(source, from).is_some_and(|end| from >= end) {
+            return None;
+        }
+        let sent = self.ranges.sources.get_mut(&source)?;
+        if from > next {
+            if !sent.pieces.is_empty() {
+                // What comes behind a replay follows once the replay was sent.
+                return None;
+            }
+            sent.next = from;
+        }
         sent.looked = look;
         Some(Fetch { source, from, max_bytes: READ_BYTES, look })
     }
 
     /// Whether each record must be looked at: some may be filtered or marked.
     fn looks(&self, source: Source) -> bool {
-        !self.state.config.filter.is_empty() || self.has_dead(source)
+        let filters = |replay: &super::replay::Replay| !replay.plan.filter.is_empty();
+        !self.state.config.filter.is_empty() || self.has_dead(source) || self.state.open_replay().is_some_and(filters)
     }
 
     /// What was read. The position of reading is the caller's; the unit's owner is to be woken with
@@ -276,6 +290,10 @@ impl Machine {
         }
         let (floor, record_epoch) = self.valid_position(source, next, record_epoch)?;
         if next < floor && !force {
+            if self.ended_range(source, next) {
+                // The end of a replay's range, behind which the group went on at once.
+                return Ok(next);
+            }
             return Err(Refusal::CommitBackwards { source_partition: source, current: floor, asked: next });
         }
         self.commit(GroupRecord::Committed { source, next, epoch: record_epoch, metadata }, fx);
@@ -319,6 +337,11 @@ impl Machine {
             return Err(out(*at));
         }
         Ok((floor, record_epoch))
+    }
+
+    /// Whether a replay's range ends there.
+    fn ended_range(&self, source: Source, next: Offset) -> bool {
+        self.state.replays.iter().any(|replay| replay.range_of(source).is_some_and(|range| range.to == next))
     }
 
     fn owns_range(&self, member: MemberId, source: Source, epoch: AssignmentEpoch) -> Result<(), Refusal> {

@@ -36,6 +36,11 @@ impl Machine {
             return;
         }
         work.reading.asked = None;
+        let fetched = match self.reading_ends(source, fetched.from) {
+            Some(end) if fetched.next > end => fetched.up_to(end),
+            _ => fetched,
+        };
+        let Some(work) = self.work(source) else { return };
         work.reading.high_watermark = work.reading.high_watermark.max(fetched.high_watermark);
         work.reading.knows_end = true;
         if fetched.next <= fetched.from {
@@ -265,7 +270,12 @@ impl Machine {
         if self.is_offset() {
             return self.next_range(source);
         }
+        let next = self.pass_settled(source, self.works.get(&source)?.reading.next);
+        if self.reading_ends(source, next).is_some_and(|end| next >= end) {
+            return None;
+        }
         let work = self.works.get_mut(&source)?;
+        work.reading.next = next;
         let config = &self.state.config;
         if work.held() >= config.max_held || work.reading.scanned_bytes(floor) >= config.max_scan_ahead_bytes {
             return None;
@@ -309,6 +319,17 @@ impl Machine {
     pub(super) fn drop_range(&mut self, source: Source, range: OffsetRange, now: Now, fx: &mut Effects) {
         let Some(work) = self.work(source) else { return };
         let dropped = work.forget(|at, leased| !leased && range.contains(at), now.monotonic_ms);
+        if range.contains(work.reading.next) {
+            work.reading.restart(range.to);
+        }
+        self.leases_dropped(&dropped);
+        self.drop_passed_claims(source, fx);
+    }
+
+    /// The same for a range that is settled as a whole: what is leased of it is nobody's any more.
+    pub(super) fn drop_leased_too(&mut self, source: Source, range: OffsetRange, now: Now, fx: &mut Effects) {
+        let Some(work) = self.work(source) else { return };
+        let dropped = work.forget(|at, _| range.contains(at), now.monotonic_ms);
         if range.contains(work.reading.next) {
             work.reading.restart(range.to);
         }

@@ -17,6 +17,7 @@ pub use codec::{decode, encode};
 
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::{Act, DeadReason, EntryKey, EntryKind};
+use super::replay::{Replay, ReplayEnd, ReplayRate};
 use crate::model::{
     AssignmentEpoch, GroupName, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
     PartitionId, SlotRange, Source, TopicUuid,
@@ -181,6 +182,8 @@ pub enum PauseReason {
     DiskLow,
     /// A gap waits to be accepted (rule RE-4).
     Gap,
+    /// Someone paused its replay (rule RP-3).
+    Replay,
 }
 
 /// Why records will not come (rule RE-4).
@@ -346,6 +349,29 @@ pub enum GroupRecord {
     },
     /// The entries that a reset clears are cleared.
     Cleared,
+    /// A replay began: positions are set for it (rule RP-1).
+    ReplayStarted {
+        /// The replay.
+        replay: Box<Replay>,
+        /// The group epoch, raised.
+        epoch: u64,
+    },
+    /// The open replay has another rate.
+    ReplayPaced {
+        /// Its number.
+        number: u64,
+        /// The rate.
+        rate: ReplayRate,
+    },
+    /// The open replay has ended.
+    ReplayEnded {
+        /// Its number.
+        number: u64,
+        /// How.
+        end: ReplayEnd,
+        /// When, milliseconds since 1970.
+        time_ms: i64,
+    },
     /// A pause began, or took the place of one of the same extent and reason.
     Paused(Pause),
     /// Pauses of this extent and reason ended.

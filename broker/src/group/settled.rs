@@ -136,6 +136,19 @@ impl SettledSet {
         }
     }
 
+    /// Makes a range unsettled; what lies around it stays as it is. Costs the number of runs.
+    pub fn unsettle(&mut self, taken: OffsetRange) {
+        if taken.is_empty() {
+            return;
+        }
+        let mut rest = Self::new(offset(self.floor.min(taken.from.get())));
+        for run in std::iter::once(range(0, self.floor)).chain(self.runs()) {
+            rest.settle(OffsetRange { from: run.from, to: run.to.min(taken.from) });
+            rest.settle(OffsetRange { from: run.from.max(taken.to), to: run.to });
+        }
+        *self = rest;
+    }
+
     /// Forgets everything at or above `to`; the floor is at most `to` afterwards (rule AK-12).
     /// Returns how many settled offsets were forgotten.
     pub fn cut(&mut self, to: Offset) -> u64 {

@@ -14,6 +14,7 @@ use super::config::{GroupConfig, GroupTopic};
 use super::entry::Act;
 use super::pairs;
 use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tried};
+use super::replay::Replays;
 use super::settled::SettledSet;
 use crate::limits;
 use crate::model::{
@@ -165,6 +166,9 @@ pub struct GroupState {
     pub clearing: Option<Vec<Start>>,
     /// The breaker by hand, and by whom.
     pub breaker: Option<(bool, Act)>,
+    /// The last replays.
+    #[serde(default, skip_serializing_if = "Replays::is_empty")]
+    pub replays: Replays,
 }
 
 impl GroupState {
@@ -193,6 +197,7 @@ impl GroupState {
             resets: VecDeque::new(),
             clearing: None,
             breaker: None,
+            replays: Replays::new(),
         })
     }
 
@@ -257,6 +262,9 @@ impl GroupState {
                 self.epoch = self.epoch.max(*epoch);
             }
             GroupRecord::Cleared => self.clearing = None,
+            GroupRecord::ReplayStarted { replay, epoch } => self.replay_started(replay, *epoch)?,
+            GroupRecord::ReplayPaced { number, rate } => self.replay_paced(*number, *rate)?,
+            GroupRecord::ReplayEnded { number, end, time_ms } => self.replay_ended(*number, *end, *time_ms)?,
             other => self.replay_partition(other)?,
         }
         Ok(())
@@ -280,6 +288,9 @@ impl GroupState {
             for reset in &mut self.resets {
                 reset.before.retain(|start| start.source.topic != *topic);
                 reset.after.retain(|start| start.source.topic != *topic);
+            }
+            for replay in &mut self.replays {
+                replay.ranges.retain(|range| range.source.topic != *topic);
             }
         }
         for topic in added {
@@ -355,6 +366,7 @@ impl GroupState {
             let resets = self.resets.iter_mut().flat_map(|reset| reset.before.iter_mut().chain(&mut reset.after));
             let lost = resets.chain(self.clearing.iter_mut().flatten()).filter(|start| start.source == source);
             lost.for_each(|start| start.offset = start.offset.min(*at));
+            self.cut_replays(source, *at);
         }
         Ok(())
     }
@@ -439,7 +451,7 @@ impl PartitionState {
         }
     }
 
-    fn forget_tries(&mut self, from: Offset, to: Offset) {
+    pub(super) fn forget_tries(&mut self, from: Offset, to: Offset) {
         if self.tried.is_empty() {
             return;
         }

@@ -234,6 +234,7 @@ impl Machine {
         };
         self.send(member, frame, After::Group, fx);
         self.tell_live(member, unit.source, fx);
+        self.tell_replayed(member, unit.source, fx);
     }
 
     /// Tells a member all its units: a stream knows nothing of the one before.
@@ -326,6 +327,7 @@ impl Machine {
             }
         }
         self.pauses_changed(now);
+        self.topics_left_replay(now, fx);
         self.rebalance(now, fx);
     }
 

@@ -48,8 +48,9 @@ pub struct DeliveryEncoder(Outbox);
 impl DeliveryEncoder {
     /// Encodes first deliveries of records as they are sent; gives the bytes.
     pub fn encode(&mut self, records: &[crate::coordinator::DeliveredRecord]) -> usize {
-        let items: Vec<_> = records.iter().map(|record| encode::Item { record, attempt: 1, extra: None }).collect();
-        self.0.records(encode::Head { source_id: 1, epoch: 7, max_attempts: 6 }, &items, None);
+        let items: Vec<_> =
+            records.iter().map(|record| encode::Item { record, attempt: 1, replay: false, extra: None }).collect();
+        self.0.records(encode::Head { source_id: 1, epoch: 7, max_attempts: 6, replay_id: "" }, &items, None);
         self.0.take().len()
     }
 }

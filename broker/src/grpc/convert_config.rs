@@ -84,7 +84,7 @@ fn subscription(given: &v1::GroupConfig) -> Result<Option<Vec<String>>, Problem>
     }
 }
 
-fn filter(given: &v1::ReadFilter) -> Result<Filter, Problem> {
+pub(super) fn filter(given: &v1::ReadFilter) -> Result<Filter, Problem> {
     let keys = [&given.key, &given.key_prefix].into_iter().flatten();
     if let Some(key) = keys.into_iter().find(|key| key.len() > limits::KEY_BYTES) {
         return Err(status::invalid_field("config.filter.key", key.len(), "at most 1024 bytes"));

@@ -206,6 +206,7 @@ pub(super) fn pause_reason(reason: PauseReason) -> v1::PauseReason {
         PauseReason::DlqFull => v1::PauseReason::DlqFull,
         PauseReason::DiskLow => v1::PauseReason::DiskLow,
         PauseReason::Gap => v1::PauseReason::Gap,
+        PauseReason::Replay => v1::PauseReason::Replay,
     }
 }
 

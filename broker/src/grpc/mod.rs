@@ -24,6 +24,7 @@ mod raw_body;
 mod read;
 mod read_driver;
 mod read_plan;
+mod replays;
 mod stalls;
 mod status;
 mod topics;
@@ -55,13 +56,14 @@ use gate::{GatedBody, OverBudget, Permits};
 use status::Problem;
 
 /// Full names of the services, for health.
-pub const SERVICE_NAMES: [&str; 6] = [
+pub const SERVICE_NAMES: [&str; 7] = [
     "sawlog.v1.TopicService",
     "sawlog.v1.ProduceService",
     "sawlog.v1.ReadService",
     "sawlog.v1.ConsumeService",
     "sawlog.v1.GroupService",
     "sawlog.v1.DeadLetterService",
+    "sawlog.v1.ReplayService",
 ];
 /// What every path of ours begins with.
 pub const PATH_PREFIX: &str = "/sawlog.v1.";
@@ -172,6 +174,7 @@ pub struct Services {
     groups: v1::group_service_server::GroupServiceServer<groups::GroupHandler>,
     letters: v1::dead_letter_service_server::DeadLetterServiceServer<dead_letters::LetterHandler>,
     export: dead_letters::LetterHandler,
+    replays: v1::replay_service_server::ReplayServiceServer<replays::ReplayHandler>,
 }
 
 /// Which handler a path leads to.
@@ -185,6 +188,7 @@ enum Route {
     Groups,
     Letters,
     Export,
+    Replays,
     Unknown,
 }
 
@@ -198,6 +202,7 @@ impl Route {
             _ if path.starts_with("/sawlog.v1.ReadService/") => Self::Offsets,
             "/sawlog.v1.DeadLetterService/Export" => Self::Export,
             _ if path.starts_with("/sawlog.v1.DeadLetterService/") => Self::Letters,
+            _ if path.starts_with("/sawlog.v1.ReplayService/") => Self::Replays,
             _ if path.starts_with("/sawlog.v1.GroupService/") => Self::Groups,
             _ if path.starts_with("/sawlog.v1.TopicService/") => Self::Topics,
             _ => Self::Unknown,
@@ -235,6 +240,9 @@ impl Services {
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(most),
             export: letters,
+            replays: v1::replay_service_server::ReplayServiceServer::new(replays::ReplayHandler(Arc::clone(&context)))
+                .max_decoding_message_size(most)
+                .max_encoding_message_size(most),
             groups: v1::group_service_server::GroupServiceServer::new(groups::GroupHandler(Arc::clone(&context)))
                 .max_decoding_message_size(most)
                 .max_encoding_message_size(most),
@@ -302,6 +310,10 @@ impl Services {
             Route::Export => return self.export.serve_export(request).await,
             Route::Letters => {
                 let call = self.letters.clone().call(request);
+                guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
+            }
+            Route::Replays => {
+                let call = self.replays.clone().call(request);
                 guard::within(deadline, call).await.map_err(|problem| problem.into_status(metrics))?
             }
             Route::Groups => {

@@ -194,6 +194,8 @@ pub struct GroupTotal {
     pub breaker_open: bool,
     /// Pauses, the broker's own among them.
     pub pauses: u64,
+    /// Offsets settled, and not settled, of its open replay (rule RP-3).
+    pub replay: Option<(u64, u64)>,
 }
 
 /// All groups at a moment.
@@ -320,6 +322,18 @@ impl Collector for GroupCollector {
             for group in &samples.groups {
                 let labels = GroupLabels { group: group.group.clone() };
                 ConstGauge::new(value(group) as f64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        type Part = (&'static str, &'static str, fn((u64, u64)) -> u64);
+        let parts: [Part; 2] = [
+            ("group_replay_done_records", "Records settled of the open replay", |(done, _)| done),
+            ("group_replay_left_records", "Records not settled of the open replay", |(_, left)| left),
+        ];
+        for (name, help, value) in parts {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (group, replay) in samples.groups.iter().filter_map(|group| Some((group, group.replay?))) {
+                let labels = GroupLabels { group: group.group.clone() };
+                ConstGauge::new(value(replay) as f64).encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())

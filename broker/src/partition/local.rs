@@ -17,6 +17,7 @@ use super::facts::{Facts, Fence};
 use super::meter::Meter;
 use super::open::{open_log, reopen};
 use super::pool::Pools;
+use super::reader::ReadTurn;
 use super::scrub::ScrubCursor;
 use super::store::{LogStore, rebuild};
 use super::sync::{AtomicBool, Mutex, Ordering};
@@ -441,7 +442,11 @@ impl PartitionLog for Partition {
     }
 
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
-        Box::pin(self.read_frames(from, max_bytes))
+        Box::pin(self.read_frames(from, max_bytes, ReadTurn::Live))
+    }
+
+    fn read_behind(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
+        Box::pin(self.read_frames(from, max_bytes, ReadTurn::Behind))
     }
 
     fn high_watermark(&self) -> Offset {

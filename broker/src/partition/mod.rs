@@ -282,6 +282,11 @@ pub trait PartitionLog: Debug + Send + Sync + 'static {
     /// Frames from `from` on, below the high watermark, about `max_bytes` of them; empty at the high watermark.
     /// Answers from the page cache at once, else through the pool for cold reads.
     fn read(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>>;
+    /// The same for whoever can wait: at most one such read at a time keeps a thread for cold reads busy, so that those
+    /// of live traffic find the others free (rule FC-8).
+    fn read_behind(&self, from: Offset, max_bytes: usize) -> BoxFuture<'_, Result<FrameRun, PartitionReadError>> {
+        self.read(from, max_bytes)
+    }
     /// The high watermark now.
     fn high_watermark(&self) -> Offset;
     /// First offset kept.

@@ -121,6 +121,8 @@ pub struct Pools {
     /// Reads that may miss the page cache.
     pub reads: Pool,
     read_places: Arc<Semaphore>,
+    /// The one place of reads that can wait.
+    behind: Arc<Semaphore>,
 }
 
 impl Pools {
@@ -130,6 +132,7 @@ impl Pools {
             sync: Pool::new("sawlog-sync", sync_threads),
             reads: Pool::new("sawlog-read", read_threads),
             read_places: Arc::new(Semaphore::new(read_threads.max(1) * READS_PER_THREAD)),
+            behind: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -147,6 +150,20 @@ impl Pools {
             let _ = sender.send(result);
         }));
         receiver.await.expect("a job answers unless it panics")
+    }
+
+    /// The same for a read that can wait: at most one of them is queued or running (rule FC-8).
+    ///
+    /// # Panics
+    /// If `work` panics.
+    pub(crate) async fn read_behind<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let place = Arc::clone(&self.behind).acquire_owned().await.expect("the semaphore is never closed");
+        self.read(move || {
+            let result = work();
+            drop(place);
+            result
+        })
+        .await
     }
 
     /// Runs what is queued and ends all threads; jobs that come later run in the thread that brings them.

@@ -9,8 +9,22 @@ use crate::model::{Offset, OffsetRange, PartitionEpoch};
 use super::PartitionReadError;
 use super::local::Partition;
 
+/// Whose turn a read on a thread for cold reads is (rule FC-8).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum ReadTurn {
+    /// Live traffic's.
+    Live,
+    /// One that can wait: a replay's.
+    Behind,
+}
+
 impl Partition {
-    pub(super) async fn read_frames(&self, from: Offset, max_bytes: usize) -> Result<FrameRun, PartitionReadError> {
+    pub(super) async fn read_frames(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+        turn: ReadTurn,
+    ) -> Result<FrameRun, PartitionReadError> {
         let until = self.group.watermark.get();
         if from == until {
             return Ok(FrameRun { frames: Vec::new(), next: from });
@@ -23,7 +37,9 @@ impl Partition {
         let run = match self.reader.read(range, ReadMode::CachedOnly) {
             // A bad frame counts only after it was read from the device (rule C5), which may block, and a device that
             // fails may do so after a long while.
-            Err(ReadError::WouldBlock | ReadError::Corrupt(_) | ReadError::Io { .. }) => self.read_cold(range).await?,
+            Err(ReadError::WouldBlock | ReadError::Corrupt(_) | ReadError::Io { .. }) => {
+                self.read_cold(range, turn).await?
+            }
             run => run?,
         };
         let (mut records, mut bytes) = (0, 0);
@@ -36,10 +52,15 @@ impl Partition {
         Ok(run)
     }
 
-    async fn read_cold(&self, range: ReadRange) -> Result<FrameRun, ReadError> {
+    async fn read_cold(&self, range: ReadRange, turn: ReadTurn) -> Result<FrameRun, ReadError> {
         self.environment.metrics.cold_reads.inc();
         let reader = self.reader.clone();
-        let result = self.environment.pools.read(move || reader.read(range, ReadMode::Blocking)).await;
+        let pools = &self.environment.pools;
+        let read = move || reader.read(range, ReadMode::Blocking);
+        let result = match turn {
+            ReadTurn::Live => pools.read(read).await,
+            ReadTurn::Behind => pools.read_behind(read).await,
+        };
         if let Err(error) = &result {
             self.take_note(error, range.until).await;
         }

@@ -40,6 +40,7 @@ pub(super) struct OpenFrame {
     pub(super) records: u64,
     pub(super) bytes: u64,
     shared: Arc<Source>,
+    replay: Option<Arc<str>>,
     content: Content,
     begun: bool,
 }
@@ -82,8 +83,9 @@ impl OpenFrame {
         };
         let marks = wire.marks.into_iter().filter_map(mark).collect();
         let content = Content::Batches { left, open: None, marks };
-        let epoch = wire.assignment_epoch;
-        Ok(Self { source, epoch, reached, records, bytes, shared: Arc::clone(shared), content, begun: false })
+        let (epoch, replay) = (wire.assignment_epoch, replay_of(wire.replay_id));
+        let shared = Arc::clone(shared);
+        Ok(Self { source, epoch, reached, records, bytes, shared, replay, content, begun: false })
     }
 
     /// Of plain records; what lies before `received` came already.
@@ -105,7 +107,13 @@ impl OpenFrame {
         let last = wire.last().map_or(0, |delivery| unsigned(delivery.offset) + 1);
         let content = Content::Records { left: wire.into_iter(), from: received };
         let reached = reached.max(last);
-        Self { source, epoch, reached, records, bytes, shared: Arc::clone(shared), content, begun: false }
+        let shared = Arc::clone(shared);
+        Self { source, epoch, reached, records, bytes, shared, replay: None, content, begun: false }
+    }
+
+    /// The same, as part of a replay.
+    pub(super) fn of_replay(self, replay: Option<Arc<str>>) -> Self {
+        Self { replay, ..self }
     }
 
     /// Nothing of it was taken, and all of it is simply handled.
@@ -129,7 +137,8 @@ impl OpenFrame {
                         (None, false) => Some(Mark::Blocked),
                         (None, true) => None,
                     };
-                    return Some(Ok(FrameItem { record: ConsumedRecord::from_wire(&self.shared, 0, delivery), mark }));
+                    let record = ConsumedRecord::from_wire(&self.shared, 0, delivery, self.replay.as_ref());
+                    return Some(Ok(FrameItem { record, mark }));
                 }
                 Content::Batches { left, open, marks } => {
                     let batch = match open {
@@ -152,7 +161,8 @@ impl OpenFrame {
                     if mark == Some(Mark::Filtered) {
                         continue;
                     }
-                    return Some(Ok(FrameItem { record: ConsumedRecord::of_log(&self.shared, record), mark }));
+                    let record = ConsumedRecord::of_log(&self.shared, record).of_replay(self.replay.as_ref());
+                    return Some(Ok(FrameItem { record, mark }));
                 }
             }
         }
@@ -169,11 +179,21 @@ impl OpenFrame {
     /// All of it, for readers in a hurry.
     pub(super) fn into_batches(self) -> VecDeque<ConsumedBatch> {
         let Content::Batches { left, .. } = self.content else { return VecDeque::new() };
-        let (source, epoch, shared) = (self.source, self.epoch, self.shared);
-        left.into_iter()
-            .map(|batch| ConsumedBatch { number: source, assignment_epoch: epoch, source: Arc::clone(&shared), batch })
-            .collect()
+        let (number, assignment_epoch, replay) = (self.source, self.epoch, self.replay);
+        let of = |batch| ConsumedBatch {
+            number,
+            assignment_epoch,
+            source: Arc::clone(&self.shared),
+            replay: replay.clone(),
+            batch,
+        };
+        left.into_iter().map(of).collect()
     }
+}
+
+/// A replay's id as it came; empty: none.
+pub(super) fn replay_of(id: String) -> Option<Arc<str>> {
+    (!id.is_empty()).then(|| id.into())
 }
 
 /// Mode offset: a batch as it was stored, its checksum right, its records not yet unpacked. Commit behind it with
@@ -183,6 +203,7 @@ pub struct ConsumedBatch {
     pub(super) number: u32,
     pub(super) assignment_epoch: u64,
     source: Arc<Source>,
+    replay: Option<Arc<str>>,
     batch: ReadBatch,
 }
 
@@ -200,6 +221,11 @@ impl ConsumedBatch {
     /// Partition, from 0.
     pub fn partition(&self) -> u32 {
         self.source.partition
+    }
+
+    /// Id of the replay that it is part of (rule RP-2).
+    pub fn replay_id(&self) -> Option<&str> {
+        self.replay.as_deref()
     }
 
     /// Epoch of the partition when it was appended.

@@ -45,6 +45,16 @@ pub enum ConsumerEvent {
         /// The group waits until somebody accepts the gap.
         stopped: bool,
     },
+    /// All of a replay's range was handled, of a partition or of all; or the replay was cancelled (rule RP-5). It may be
+    /// told more than once.
+    ReplayDone {
+        /// Id of the replay.
+        replay_id: String,
+        /// The partition; `None`: the whole replay.
+        source: Option<Arc<Source>>,
+        /// It was cancelled; nothing more of it comes.
+        cancelled: bool,
+    },
     /// Deliveries pause.
     Paused {
         /// Why.

@@ -353,6 +353,10 @@ fn log(event: &ConsumerEvent) {
         ConsumerEvent::Gap { source, from, to, reason, stopped, .. } => {
             tracing::warn!(topic = %source.topic, partition = source.partition, from, to, ?reason, stopped, "gap");
         }
+        ConsumerEvent::ReplayDone { replay_id, source, cancelled } => {
+            let partition = source.as_ref().map(|source| source.partition);
+            tracing::info!(replay_id, ?partition, cancelled, "a replay has ended");
+        }
         ConsumerEvent::Paused { reason, topic, partition, note } => {
             tracing::info!(?reason, ?topic, ?partition, note, "deliveries pause");
         }

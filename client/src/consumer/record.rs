@@ -54,7 +54,7 @@ pub(crate) struct More {
     pub(crate) first_delivery_ms: Option<i64>,
     pub(crate) last_error_class: Option<String>,
     pub(crate) entry: Option<EntryInfo>,
-    pub(crate) replay: bool,
+    pub(crate) replay: Option<Arc<str>>,
 }
 
 /// That a record comes through its dead-letter entry (rules RD-3, KO-7).
@@ -154,9 +154,22 @@ impl ConsumedRecord {
         self.more.as_ref()?.entry.as_ref()
     }
 
-    /// It is part of a replay.
+    /// It is part of a replay (rule RP-2).
     pub fn is_replay(&self) -> bool {
-        self.more.as_ref().is_some_and(|more| more.replay)
+        self.replay_id().is_some()
+    }
+
+    /// Id of the replay that it is part of.
+    pub fn replay_id(&self) -> Option<&str> {
+        self.more.as_ref()?.replay.as_deref()
+    }
+
+    /// The record, as part of this replay.
+    pub(crate) fn of_replay(mut self, replay: Option<&Arc<str>>) -> Self {
+        if let Some(replay) = replay {
+            self.more.get_or_insert_default().replay = Some(Arc::clone(replay));
+        }
+        self
     }
 
     /// Bytes of key, value and headers.
@@ -197,15 +210,21 @@ impl ConsumedRecord {
         more.entry = Some(EntryInfo::from_wire(entry));
     }
 
-    pub(crate) fn from_wire(source: &Arc<Source>, max_attempts: u32, wire: v1::Delivery) -> Self {
+    pub(crate) fn from_wire(
+        source: &Arc<Source>,
+        max_attempts: u32,
+        wire: v1::Delivery,
+        replay: Option<&Arc<str>>,
+    ) -> Self {
+        let replay = replay.filter(|_| wire.replay);
         let record = wire.record.unwrap_or_default();
-        let has_more = wire.entry.is_some() || wire.first_delivery_ms != 0 || wire.replay;
+        let has_more = wire.entry.is_some() || wire.first_delivery_ms != 0 || replay.is_some();
         let more = (has_more || !wire.last_error_class.is_empty()).then(|| {
             Box::new(More {
                 first_delivery_ms: Some(wire.first_delivery_ms).filter(|ms| *ms != 0),
                 last_error_class: Some(wire.last_error_class).filter(|class| !class.is_empty()),
                 entry: wire.entry.map(EntryInfo::from_wire),
-                replay: wire.replay,
+                replay: replay.cloned(),
             })
         });
         let header = |header: v1::Header| Header { key: header.key, value: header.value };

@@ -107,6 +107,8 @@ wire_enum! {
         DiskLow = "disk_low",
         /// Records are gone; accepting the gap goes on.
         Gap = "gap",
+        /// Its replay is paused.
+        Replay = "replay",
     }
 }
 

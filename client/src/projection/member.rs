@@ -265,9 +265,12 @@ impl<S: Store> Member<S> {
             Told::Records(records) => {
                 let Some(unit) = stream.running.get(&records.source_id) else { return Ok(()) };
                 for delivery in records.deliveries.into_iter().filter(|delivery| delivery.entry.is_some()) {
-                    let record = ConsumedRecord::from_wire(&unit.source, records.max_attempts, delivery);
+                    let record = ConsumedRecord::from_wire(&unit.source, records.max_attempts, delivery, None);
                     unit.inbox.put_entry(record);
                 }
+            }
+            Told::ReplayDone(done) => {
+                tracing::info!(replay_id = done.replay_id, cancelled = done.cancelled, "a replay has ended");
             }
             Told::CommitResult(result) => {
                 let failure = result.failure.as_ref().map(Error::from_failure);

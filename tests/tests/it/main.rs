@@ -19,6 +19,7 @@ mod projections;
 mod read;
 mod readme;
 mod recovery;
+mod replays;
 mod shutdown;
 mod slow_disk;
 mod wire;

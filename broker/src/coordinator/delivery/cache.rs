@@ -136,6 +136,11 @@ impl Cache {
         let partition = partitions.entry(source).or_default();
         for kept in frames {
             let end = partition.frames.back().map(|(last, _)| last.frame.end_offset());
+            let last = partition.frames.back().map(|(last, _)| (last.frame.base_offset, last.frame.epoch));
+            if last == Some((kept.frame.base_offset, kept.frame.epoch)) {
+                // Read again from its middle on, by a replay that takes it in parts.
+                continue;
+            }
             if end.is_some_and(|end| kept.frame.base_offset < end) {
                 partition.clear(&self.budget);
             }

@@ -9,12 +9,13 @@ use std::time::Duration;
 use super::super::group::Group;
 use super::super::lanes;
 use super::cache::{Kept, Opened};
+use super::pace::Pace;
 use crate::group::effect::Fetch;
 use crate::group::event::{Event, Fetched, RecordMeta};
 use crate::group::record::GapReason;
 use crate::group::{GroupConfig, Mode};
 use crate::limits;
-use crate::model::{Offset, OffsetRange, Source};
+use crate::model::{Offset, OffsetRange, PartitionEpoch, Source};
 use crate::partition::{Frame, FrameRun, PartitionLog, PartitionReadError, ReadError};
 
 /// Time between two tries to read what cannot be read now.
@@ -72,20 +73,58 @@ async fn turn(group: &Arc<Group>, fetch: &Fetch, number: u64) -> Turn {
         }
     }
     let max_bytes = (fetch.max_bytes as usize).clamp(1, limits::FETCH_BYTES);
+    let pace = group.pace().filter(|pace| pace.covers(source, fetch.from));
+    if let Some(pace) = pace {
+        return paced_turn(group, fetch, number, (&*log, known), (&pace, max_bytes)).await;
+    }
     match log.read(fetch.from, max_bytes).await {
         // The epoch may have changed meanwhile: what was read is not told then.
         Ok(_) if log.epoch() != known => Turn::Again,
         Ok(run) => {
-            let fetched = look(group, fetch, run, log.high_watermark());
-            while group.shared().journals.is_behind() {
-                // Nothing more is delivered while so much waits to be written.
-                tokio::time::sleep(BEHIND).await;
-            }
-            group.fetched(number, fetched);
+            let fetched = look(group, fetch, run, log.high_watermark(), None);
+            hand_over(group, number, fetched).await;
             Turn::Told
         }
         Err(error) => failed(group, fetch, &*log, &error),
     }
+}
+
+/// The same for the range of a replay: at its pace (rule RP-4), and behind what live traffic reads (rule FC-8).
+async fn paced_turn(
+    group: &Arc<Group>,
+    fetch: &Fetch,
+    number: u64,
+    (log, known): (&dyn PartitionLog, PartitionEpoch),
+    (pace, max_bytes): (&Pace, usize),
+) -> Turn {
+    let now = || group.shared().clock.monotonic().0;
+    let wait = pace.wait(now());
+    if !wait.is_zero() {
+        pace.sleep(wait).await;
+        return Turn::Again;
+    }
+    match log.read_behind(fetch.from, pace.chunk_bytes(max_bytes)).await {
+        Ok(_) if log.epoch() != known => Turn::Again,
+        Ok(mut run) => {
+            if let Err(wait) = pace.due(&mut run, now()) {
+                pace.sleep(wait).await;
+                return Turn::Again;
+            }
+            let fetched = look(group, fetch, run, log.high_watermark(), Some(pace));
+            let fetched = pace.admit(fetch.source, fetched, fetch.look, now());
+            hand_over(group, number, fetched).await;
+            Turn::Told
+        }
+        Err(error) => failed(group, fetch, log, &error),
+    }
+}
+
+async fn hand_over(group: &Group, number: u64, fetched: Fetched) {
+    while group.shared().journals.is_behind() {
+        // Nothing more is delivered while so much waits to be written.
+        tokio::time::sleep(BEHIND).await;
+    }
+    group.fetched(number, fetched);
 }
 
 /// A fetch that found nothing.
@@ -127,7 +166,7 @@ pub(in crate::coordinator) async fn compare(
 }
 
 /// What the machine must know of what was read; the frames are kept for the deliveries.
-fn look(group: &Group, fetch: &Fetch, run: FrameRun, high_watermark: Offset) -> Fetched {
+fn look(group: &Group, fetch: &Fetch, run: FrameRun, high_watermark: Offset, pace: Option<&Pace>) -> Fetched {
     let config = group.config();
     let mut fetched = empty(fetch, high_watermark);
     fetched.next = run.next.max(fetch.from);
@@ -139,7 +178,7 @@ fn look(group: &Group, fetch: &Fetch, run: FrameRun, high_watermark: Offset) -> 
             kept.push(Kept::new(frame));
             continue;
         }
-        match metas(&config, &frame, fetch, &mut fetched.records) {
+        match metas(&config, &frame, fetch, pace, &mut fetched.records) {
             Ok(opened) if fetch.look => kept.push(Kept::with(frame, opened)),
             Ok(_) => kept.push(Kept::new(frame)),
             Err(()) => {
@@ -153,9 +192,16 @@ fn look(group: &Group, fetch: &Fetch, run: FrameRun, high_watermark: Offset) -> 
 }
 
 /// Looks at each record of a frame; nothing of it is kept if one cannot be decoded (rule DL-16).
-fn metas(config: &GroupConfig, frame: &Frame, fetch: &Fetch, out: &mut Vec<RecordMeta>) -> Result<Opened, ()> {
+fn metas(
+    config: &GroupConfig,
+    frame: &Frame,
+    fetch: &Fetch,
+    pace: Option<&Pace>,
+    out: &mut Vec<RecordMeta>,
+) -> Result<Opened, ()> {
     let before = out.len();
     let ordered = config.mode != Mode::Unordered;
+    let own = pace.and_then(Pace::filter);
     let filter = (!config.filter.is_empty()).then_some(&config.filter);
     if fetch.look {
         out.reserve(frame.record_count as usize);
@@ -172,7 +218,7 @@ fn metas(config: &GroupConfig, frame: &Frame, fetch: &Fetch, out: &mut Vec<Recor
             epoch: frame.epoch,
             size_bytes: u32::try_from(view.size_bytes()).unwrap_or(u32::MAX),
             append_ms: frame.append_time_ms,
-            filtered: filter.is_some_and(|filter| !filter.matches(view.key, view.headers)),
+            filtered: filter.into_iter().chain(own).any(|filter| !filter.matches(view.key, view.headers)),
         });
     });
     opened.map_err(|error| {

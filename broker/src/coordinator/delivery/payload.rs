@@ -13,6 +13,7 @@ use crate::group::effect::{Delivered, Delivery, EntryDelivery, Mark};
 use crate::group::entry::EntryState;
 use crate::group::event::Event;
 use crate::group::record::GapReason;
+use crate::group::replay::ReplayMark;
 use crate::limits;
 use crate::model::{AssignmentEpoch, Offset, OffsetRange, PartitionEpoch, Source};
 use crate::partition::{Frame, PartitionLog, PartitionReadError, ReadError};
@@ -44,7 +45,7 @@ struct Found {
 pub(in crate::coordinator) async fn fill(group: &Group, delivered: &Delivered) -> Filled {
     let (source, epoch) = (delivered.source, delivered.epoch);
     let mut filled = Filled::default();
-    let mut page = Page::new(source, epoch);
+    let mut page = Page::new(source, epoch, delivered.replay);
     let mut at: Option<std::sync::Arc<Kept>> = None;
     for delivery in &delivered.records {
         let entry = delivery.more.as_ref().and_then(|more| more.entry.as_ref());
@@ -137,13 +138,14 @@ pub(in crate::coordinator) fn original(mut copy: BatchRecord) -> BatchRecord {
 struct Page {
     source: Source,
     epoch: AssignmentEpoch,
+    replay: Option<ReplayMark>,
     records: Vec<DeliveredRecord>,
     bytes: usize,
 }
 
 impl Page {
-    fn new(source: Source, epoch: AssignmentEpoch) -> Self {
-        Self { source, epoch, records: Vec::new(), bytes: 0 }
+    fn new(source: Source, epoch: AssignmentEpoch, replay: Option<ReplayMark>) -> Self {
+        Self { source, epoch, replay, records: Vec::new(), bytes: 0 }
     }
 
     fn push(&mut self, delivery: Delivery, found: Found, out: &mut Vec<SessionFrame>) {
@@ -168,6 +170,7 @@ impl Page {
                 records: std::mem::take(&mut self.records),
                 reached: None,
                 marks: Vec::new(),
+                replay: self.replay,
             });
         }
     }
@@ -181,6 +184,7 @@ pub(in crate::coordinator) struct Range {
     pub(in crate::coordinator) range: OffsetRange,
     pub(in crate::coordinator) marks: Vec<Mark>,
     pub(in crate::coordinator) filtered: Vec<Offset>,
+    pub(in crate::coordinator) replay: Option<ReplayMark>,
 }
 
 /// What could be read of a range.
@@ -275,6 +279,7 @@ fn batch_pages(range: &Range, frames: Vec<Frame>, reached: Offset, edited: &[Edi
             marks: range.marks.iter().filter(|mark| span.contains(mark.offset)).copied().collect(),
             filtered: range.filtered.iter().filter(|offset| span.contains(**offset)).copied().collect(),
             edited: edited.iter().filter(|one| span.contains(one.offset)).cloned().collect(),
+            replay: range.replay,
         });
         from = upto;
     };
@@ -299,7 +304,7 @@ fn record_pages(
     edited: &[EditedRecord],
 ) -> Vec<SessionFrame> {
     let mut out = Vec::new();
-    let mut page = Page::new(range.source, range.epoch);
+    let mut page = Page::new(range.source, range.epoch, range.replay);
     let skipped: std::collections::HashSet<Offset> = range.filtered.iter().copied().collect();
     for frame in frames {
         let kept = Kept::new(frame.clone());
@@ -322,8 +327,9 @@ fn record_pages(
     }
     page.flush(&mut out);
     if out.is_empty() {
-        let (source, epoch) = (range.source, range.epoch);
-        out.push(SessionFrame::Records { source, epoch, records: Vec::new(), reached: None, marks: Vec::new() });
+        let (source, epoch, replay) = (range.source, range.epoch, range.replay);
+        let (records, marks) = (Vec::new(), Vec::new());
+        out.push(SessionFrame::Records { source, epoch, records, reached: None, marks, replay });
     }
     let mut from = range.range.from;
     let last = out.len() - 1;

@@ -5,14 +5,16 @@
 //! record of the entries journal   group: u64 LE | entry record; nothing behind the number: the group is gone
 //! snapshot                        one run of items, cut into parts wherever a part is full
 //! item                            length: u32 LE | bytes
-//! items of the group journal      next group: u64 LE, then JSON, one item a group
+//! items of the group journal      next group: u64 LE | JSON of ended replays, if any; then JSON, one item a group
 //! items of the entries journal    records that build it
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::super::replay_views::EndedReplay;
+use super::super::replays::ENDED_KEPT;
 use crate::group::entry::{EntryRecord, EntryTable};
 use crate::group::record::{self, GroupRecord};
 use crate::group::state::GroupState;
@@ -26,6 +28,8 @@ pub struct GroupsState {
     groups: BTreeMap<GroupId, GroupState>,
     last_group: u64,
     items: Items,
+    /// Replays whose groups are gone, the newest last.
+    ended: VecDeque<EndedReplay>,
     /// The first item of a snapshot has been read.
     headed: bool,
 }
@@ -41,6 +45,18 @@ impl GroupsState {
     /// All groups.
     pub fn groups(&self) -> &BTreeMap<GroupId, GroupState> {
         &self.groups
+    }
+
+    /// Replays whose groups are gone, the newest last.
+    pub fn ended(&self) -> &VecDeque<EndedReplay> {
+        &self.ended
+    }
+
+    /// Remembers the replays of a group that goes.
+    fn remember(&mut self, state: &GroupState) {
+        self.ended.extend(EndedReplay::all_of(state));
+        let most = self.ended.len().saturating_sub(ENDED_KEPT);
+        self.ended.drain(..most);
     }
 
     /// The number that no group has had yet.
@@ -72,7 +88,11 @@ impl JournalState for GroupsState {
         self.items.check_complete()?;
         let (id, record) = record::decode(record)?;
         match (self.groups.get_mut(&id), &record) {
-            (Some(_), GroupRecord::Deleted) => drop(self.groups.remove(&id)),
+            (Some(_), GroupRecord::Deleted) => {
+                if let Some(state) = self.groups.remove(&id) {
+                    self.remember(&state);
+                }
+            }
             (Some(state), record) => state.replay(record)?,
             (None, GroupRecord::Created { .. }) if id.0 > self.last_group => {
                 self.groups.insert(id, GroupState::create(id, &record)?);
@@ -89,8 +109,11 @@ impl JournalState for GroupsState {
     fn apply_part(&mut self, part: &[u8]) -> Result<(), String> {
         for item in self.items.take(part) {
             if !std::mem::replace(&mut self.headed, true) {
-                let next = <[u8; 8]>::try_from(&item[..]).map_err(|_| "a snapshot without the next group")?;
-                self.last_group = u64::from_le_bytes(next).checked_sub(1).ok_or("group 0 is no group")?;
+                let (next, ended) = item.split_first_chunk::<8>().ok_or("a snapshot without the next group")?;
+                self.last_group = u64::from_le_bytes(*next).checked_sub(1).ok_or("group 0 is no group")?;
+                if !ended.is_empty() {
+                    self.ended = serde_json::from_slice(ended).map_err(|error| error.to_string())?;
+                }
                 continue;
             }
             let state: GroupState = serde_json::from_slice(&item).map_err(|error| error.to_string())?;
@@ -101,7 +124,11 @@ impl JournalState for GroupsState {
 
     fn parts(&self) -> Vec<Bytes> {
         let mut parts = Parts::default();
-        parts.push(&self.next_group().to_le_bytes());
+        let mut head = self.next_group().to_le_bytes().to_vec();
+        if !self.ended.is_empty() {
+            head.extend(serde_json::to_vec(&self.ended).expect("replays have no keys that are no strings"));
+        }
+        parts.push(&head);
         for state in self.groups.values() {
             parts.push(&serde_json::to_vec(state).expect("states have no keys that are no strings"));
         }

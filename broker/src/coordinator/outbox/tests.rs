@@ -13,7 +13,7 @@ fn push(outbox: &Outbox, frame: Frame, after: After, at: Written) {
 
 fn deliver(number: u64) -> Frame {
     let source = Source { topic: TopicUuid([0; 16]), partition: PartitionId(0) };
-    Frame::Deliver(Delivered { source, epoch: AssignmentEpoch(number), records: Vec::new() })
+    Frame::Deliver(Delivered { source, epoch: AssignmentEpoch(number), records: Vec::new(), replay: None })
 }
 
 fn answer(request: u64) -> Frame {

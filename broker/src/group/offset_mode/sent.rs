@@ -51,6 +51,13 @@ impl Ranges {
         self.sources.get(&source).filter(|sent| sent.reported).map(|sent| sent.next)
     }
 
+    /// What was read is not sent any more.
+    pub(in super::super) fn stop(&mut self, source: Source) {
+        if let Some(sent) = self.sources.get_mut(&source) {
+            sent.pieces.clear();
+        }
+    }
+
     /// Nothing at or above `at` is there any more.
     pub(in super::super) fn cut(&mut self, source: Source, at: Offset) {
         let Some(sent) = self.sources.get_mut(&source) else { return };

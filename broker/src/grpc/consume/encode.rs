@@ -11,6 +11,7 @@
 //!                 0x0a, length, key; 0x12, length, value; per header: 0x1a, length, Header; 0x20, time
 //!               0x18, append time; 0x20, epoch; 0x28, attempt; what few records have
 //!             0x28, reached                         Records.reached_offset
+//!             0x32, length, id                      Records.replay_id
 //! ```
 //!
 //! [`Outbox`] gathers messages until the connection wants them. Invariant: what it holds is whole gRPC messages, byte
@@ -35,20 +36,24 @@ const FIELD_4_VARINT: u8 = 0x20;
 const FIELD_5_VARINT: u8 = 0x28;
 const FIELD_6_VARINT: u8 = 0x30;
 const FIELD_9_VARINT: u8 = 0x48;
+const FIELD_10_VARINT: u8 = 0x50;
 const FIELD_1_BYTES: u8 = 0x0a;
 const FIELD_2_BYTES: u8 = 0x12;
 const FIELD_3_BYTES: u8 = 0x1a;
 const FIELD_4_BYTES: u8 = 0x22;
+const FIELD_6_BYTES: u8 = 0x32;
 const FIELD_7_BYTES: u8 = 0x3a;
 const FIELD_8_BYTES: u8 = 0x42;
 const FIELD_11_BYTES: u8 = 0x5a;
 
 /// What is the same for all records of a frame.
 #[derive(Debug, Clone, Copy)]
-pub(in super::super) struct Head {
+pub(in super::super) struct Head<'a> {
     pub(in super::super) source_id: u32,
     pub(in super::super) epoch: u64,
     pub(in super::super) max_attempts: u32,
+    /// Id of the replay, as text; empty: none.
+    pub(in super::super) replay_id: &'a str,
 }
 
 /// A record, and what few have.
@@ -56,6 +61,7 @@ pub(in super::super) struct Head {
 pub(in super::super) struct Item<'a> {
     pub(in super::super) record: &'a DeliveredRecord,
     pub(in super::super) attempt: u32,
+    pub(in super::super) replay: bool,
     pub(in super::super) extra: Option<Box<Extra>>,
 }
 
@@ -116,7 +122,7 @@ impl Outbox {
     }
 
     /// Records of one source, in messages of at most [`DELIVERY_FRAME_BYTES`] or one record.
-    pub(in super::super) fn records(&mut self, head: Head, items: &[Item<'_>], reached: Option<i64>) {
+    pub(in super::super) fn records(&mut self, head: Head<'_>, items: &[Item<'_>], reached: Option<i64>) {
         let mut sizes = std::mem::take(&mut self.sizes);
         sizes.clear();
         sizes.extend(items.iter().map(Sizes::of));
@@ -142,13 +148,14 @@ impl Outbox {
         self.sizes = sizes;
     }
 
-    fn records_part(&mut self, head: Head, items: &[Item<'_>], sizes: &[Sizes], reached: i64) {
+    fn records_part(&mut self, head: Head<'_>, items: &[Item<'_>], sizes: &[Sizes], reached: i64) {
         let content: usize = sizes.iter().map(|sizes| field_len(sizes.delivery)).sum();
         let frame = varint_len(head.source_id.into())
             + varint_len(head.epoch)
             + varint_len(head.max_attempts.into())
             + content
-            + varint_len(reached as u64);
+            + varint_len(reached as u64)
+            + text_len(head.replay_id.len());
         let start = self.len();
         self.bytes.reserve(16 + field_len(frame));
         put_prefix(&mut self.bytes, field_len(frame));
@@ -160,11 +167,12 @@ impl Outbox {
             self.delivery(item, *sizes);
         }
         self.varint(FIELD_5_VARINT, reached as u64);
+        self.text(FIELD_6_BYTES, head.replay_id.as_bytes());
         debug_assert_eq!(self.len() - start, 5 + field_len(frame), "the lengths announced are those sent");
     }
 
     fn delivery(&mut self, item: &Item<'_>, sizes: Sizes) {
-        let Item { record, attempt, extra } = item;
+        let Item { record, attempt, replay, extra } = item;
         put_head(&mut self.bytes, FIELD_4_BYTES, sizes.delivery);
         self.varint(FIELD_1_VARINT, record.delivery.offset.get());
         put_head(&mut self.bytes, FIELD_2_BYTES, sizes.record);
@@ -189,7 +197,7 @@ impl Outbox {
         self.varint(FIELD_3_VARINT, record.append_ms as u64);
         self.varint(FIELD_4_VARINT, record.epoch.get().into());
         self.varint(FIELD_5_VARINT, (*attempt).into());
-        let Some(extra) = extra else { return };
+        let Some(extra) = extra else { return self.varint(FIELD_10_VARINT, (*replay).into()) };
         self.varint(FIELD_6_VARINT, extra.first_delivery_ms as u64);
         self.text(FIELD_7_BYTES, extra.last_error_class.as_bytes());
         if let Some(entry) = &extra.entry {
@@ -197,6 +205,7 @@ impl Outbox {
             entry.encode(&mut self.bytes).expect("a BytesMut grows");
         }
         self.varint(FIELD_9_VARINT, extra.gap_before.into());
+        self.varint(FIELD_10_VARINT, (*replay).into());
         self.text(FIELD_11_BYTES, extra.blocked_by.as_bytes());
     }
 
@@ -230,7 +239,7 @@ impl Outbox {
     /// Stored batches of one source as one message, large ones uncopied.
     pub(in super::super) fn batches(
         &mut self,
-        head: Head,
+        head: Head<'_>,
         frames: &[partition::Frame],
         marks: &[v1::MarkedOffset],
         from: i64,
@@ -244,7 +253,8 @@ impl Outbox {
             + sizes.iter().map(|size| field_len(size.stored)).sum::<usize>()
             + marks.iter().map(|mark| field_len(mark.encoded_len())).sum::<usize>()
             + varint_len(from as u64)
-            + varint_len(reached as u64);
+            + varint_len(reached as u64)
+            + text_len(head.replay_id.len());
         let start = self.len();
         put_prefix(&mut self.bytes, field_len(frame_len));
         put_head(&mut self.bytes, RESPONSE_BATCHES, frame_len);
@@ -262,13 +272,14 @@ impl Outbox {
         }
         self.varint(FIELD_5_VARINT, from as u64);
         self.varint(FIELD_6_VARINT, reached as u64);
+        self.text(FIELD_7_BYTES, head.replay_id.as_bytes());
         debug_assert_eq!(self.len() - start, 5 + field_len(frame_len), "the lengths announced are those sent");
     }
 }
 
 impl Sizes {
     fn of(item: &Item<'_>) -> Self {
-        let Item { record, attempt, extra } = item;
+        let Item { record, attempt, replay, extra } = item;
         let payload = &record.payload;
         let mut size = 1 + encoded_len_varint(record.timestamp_ms as u64);
         size += payload.key.as_ref().map_or(0, |key| field_len(key.len()));
@@ -281,7 +292,8 @@ impl Sizes {
             + field_len(size)
             + varint_len(record.append_ms as u64)
             + varint_len(record.epoch.get().into())
-            + varint_len((*attempt).into());
+            + varint_len((*attempt).into())
+            + varint_len((*replay).into());
         if let Some(extra) = extra {
             delivery += varint_len(extra.first_delivery_ms as u64)
                 + text_len(extra.last_error_class.len())

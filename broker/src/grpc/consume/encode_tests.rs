@@ -35,6 +35,7 @@ fn generated(item: &Item<'_>) -> v1::Delivery {
         append_time_ms: item.record.append_ms,
         epoch: item.record.epoch.get(),
         attempt: item.attempt,
+        replay: item.replay,
         ..Default::default()
     };
     if let Some(extra) = &item.extra {
@@ -98,16 +99,17 @@ proptest! {
         epoch in any::<u64>(),
         max_attempts in 0..3_u32,
         reached in proptest::option::of(0..i64::MAX),
+        replay_id in "[a-f0-9]{0,3}",
         parts in proptest::collection::vec((payload(), 0..3_u32, extra(), 0..u64::from(u32::MAX)), 0..5),
     ) {
         let records: Vec<_> = parts.iter().map(|(payload, _, _, offset)| record(*offset, payload.clone())).collect();
         let items: Vec<Item<'_>> = records
             .iter()
             .zip(parts)
-            .map(|(record, (_, attempt, extra, _))| Item { record, attempt, extra })
+            .map(|(record, (_, attempt, extra, offset))| Item { record, attempt, replay: offset % 2 == 0, extra })
             .collect();
         let mut outbox = Outbox::default();
-        outbox.records(Head { source_id, epoch, max_attempts }, &items, reached);
+        outbox.records(Head { source_id, epoch, max_attempts, replay_id: &replay_id }, &items, reached);
         let expected = v1::ConsumeResponse {
             frame: Some(v1::consume_response::Frame::Records(v1::Records {
                 source_id,
@@ -115,6 +117,7 @@ proptest! {
                 max_attempts,
                 deliveries: items.iter().map(generated).collect(),
                 reached_offset: reached.unwrap_or(0),
+                replay_id,
             })),
         };
         prop_assert_eq!(outbox.len(), bytes_of(&expected).len());
@@ -130,9 +133,9 @@ fn large(offset: u64, bytes: usize) -> DeliveredRecord {
 #[test]
 fn fc_6_a_message_has_at_most_a_mebibyte_or_one_record_and_each_says_where_it_ends() {
     let records = [large(3, 600_000), large(4, 400_000), large(9, 600_000), large(12, 3 << 20), large(13, 5)];
-    let items: Vec<_> = records.iter().map(|record| Item { record, attempt: 1, extra: None }).collect();
+    let items: Vec<_> = records.iter().map(|record| Item { record, attempt: 1, replay: false, extra: None }).collect();
     let mut outbox = Outbox::default();
-    outbox.records(Head { source_id: 1, epoch: 2, max_attempts: 6 }, &items, Some(20));
+    outbox.records(Head { source_id: 1, epoch: 2, max_attempts: 6, replay_id: "" }, &items, Some(20));
     let parts: Vec<(Vec<i64>, i64)> = read_back(&mut outbox)
         .into_iter()
         .map(|message| match message.frame {
@@ -148,9 +151,9 @@ fn fc_6_a_message_has_at_most_a_mebibyte_or_one_record_and_each_says_where_it_en
 #[test]
 fn large_values_leave_uncopied() {
     let records = [large(0, 100_000), large(1, 10)];
-    let items: Vec<_> = records.iter().map(|record| Item { record, attempt: 1, extra: None }).collect();
+    let items: Vec<_> = records.iter().map(|record| Item { record, attempt: 1, replay: false, extra: None }).collect();
     let mut outbox = Outbox::default();
-    outbox.records(Head { source_id: 0, epoch: 1, max_attempts: 6 }, &items, None);
+    outbox.records(Head { source_id: 0, epoch: 1, max_attempts: 6, replay_id: "" }, &items, None);
     let value = records[0].payload.value.as_ref().expect("a value").as_ptr();
     assert!(outbox.take().iter().any(|chunk| chunk.as_ptr() == value));
 }
@@ -171,7 +174,13 @@ fn batches_made_by_hand_are_the_messages_that_the_generated_code_makes() {
         v1::MarkedOffset { offset: 4, why: Some(v1::marked_offset::Why::BlockedBy("x".into())), edited: None },
     ];
     let mut outbox = Outbox::default();
-    outbox.batches(Head { source_id: 7, epoch: 300, max_attempts: 0 }, &frames, &marks, 1, 8);
+    outbox.batches(
+        Head { source_id: 7, epoch: 300, max_attempts: 0, replay_id: "0000000000000001-r2" },
+        &frames,
+        &marks,
+        1,
+        8,
+    );
     let stored = |frame: &partition::Frame| v1::StoredBatch { info: Some(info_of(frame)), batch: frame.batch.clone() };
     let expected = v1::RecordBatches {
         source_id: 7,
@@ -180,6 +189,7 @@ fn batches_made_by_hand_are_the_messages_that_the_generated_code_makes() {
         marks,
         from_offset: 1,
         reached_offset: 8,
+        replay_id: "0000000000000001-r2".into(),
     };
     let expected = v1::ConsumeResponse { frame: Some(v1::consume_response::Frame::Batches(expected)) };
     assert!(outbox.take().concat() == bytes_of(&expected));

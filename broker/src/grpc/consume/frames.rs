@@ -7,8 +7,10 @@ use super::super::{convert_groups, convert_views, ids};
 use super::Stream;
 use super::encode::{Extra, Head, Item};
 use super::verbs::runs_to_wire;
-use crate::coordinator::types::{AckStatus, DeliveryMore, EntryKey, EntryState, Frame, Mark, Mode, Refusal};
-use crate::coordinator::{DeliveredRecord, EditedRecord, SessionFrame};
+use crate::coordinator::types::{
+    AckStatus, DeliveryMore, EntryKey, EntryState, Frame, Mark, Mode, Refusal, ReplayEnd, ReplayMark,
+};
+use crate::coordinator::{DeliveredRecord, EditedRecord, ReplayId, SessionFrame};
 use crate::limits::DELIVERY_FRAME_BYTES;
 use crate::model::{AssignedUnit, GroupId, Offset, OffsetRange, Source};
 use crate::partition::Frame as LogFrame;
@@ -21,30 +23,34 @@ impl Stream {
     pub(super) fn answer(&mut self, frame: SessionFrame) {
         match frame {
             SessionFrame::Control(frame) => self.control(frame),
-            SessionFrame::Records { source, epoch, records, reached, marks } => {
-                let head = self.head(source, epoch.0);
+            SessionFrame::Records { source, epoch, records, reached, marks, replay } => {
                 let (group, in_order) = (self.session.group_id(), self.mode == Mode::Offset);
-                let items: Vec<Item<'_>> = records.iter().map(|record| item(group, record, in_order, &marks)).collect();
+                let items = records.iter().map(|record| item(group, record, in_order, &marks, replay));
+                let items: Vec<Item<'_>> = items.collect();
+                let replay = replay.filter(|_| items.iter().any(|item| item.replay));
+                let replay_id = replay_id(group, replay);
+                let head = Head { replay_id: &replay_id, ..self.head(source, epoch.0) };
                 self.outbox.records(head, &items, reached.map(Offset::to_wire));
             }
-            SessionFrame::Batches { source, epoch, frames, from, reached, marks, filtered, edited } => {
-                let head = self.head(source, epoch.0);
+            SessionFrame::Batches { source, epoch, frames, from, reached, marks, filtered, edited, replay } => {
+                let replay_id = replay_id(self.session.group_id(), replay);
+                let head = Head { replay_id: &replay_id, ..self.head(source, epoch.0) };
                 let marks = marked(self.session.group_id(), &marks, &filtered, &edited);
                 self.batches(head, &frames, &marks, OffsetRange { from, to: reached });
             }
         }
     }
 
-    fn head(&mut self, source: Source, epoch: u64) -> Head {
+    fn head(&mut self, source: Source, epoch: u64) -> Head<'static> {
         let max_attempts = match self.mode {
             Mode::Offset => 0,
             Mode::Keyed | Mode::Unordered => self.session.config().retry_of(source.topic).max_attempts,
         };
-        Head { source_id: self.sources.id(source), epoch, max_attempts }
+        Head { source_id: self.sources.id(source), epoch, max_attempts, replay_id: "" }
     }
 
     /// Batches in messages of at most [`DELIVERY_FRAME_BYTES`], or of one batch.
-    fn batches(&mut self, head: Head, frames: &[LogFrame], marks: &[v1::MarkedOffset], range: OffsetRange) {
+    fn batches(&mut self, head: Head<'_>, frames: &[LogFrame], marks: &[v1::MarkedOffset], range: OffsetRange) {
         let (mut rest, mut marks, mut from) = (frames, marks, range.from);
         loop {
             let mut bytes = 0;
@@ -113,6 +119,11 @@ impl Stream {
                 let name = |topic| self.session.topic_name(topic).map(|name| name.to_string());
                 Told::Notice(v1::Notice { pause: Some(convert_views::pause(&pause, name)), paused: on })
             }
+            Frame::ReplayDone { number, end, source } => Told::ReplayDone(v1::ReplayDone {
+                replay_id: ReplayId { group: self.session.group_id(), number }.to_string(),
+                source_id: source.map(|source| self.sources.id(source)),
+                cancelled: end == ReplayEnd::Cancelled,
+            }),
             Frame::Goodbye { reconnect_after_ms } => {
                 let reconnect_after_ms = u32::try_from(reconnect_after_ms).unwrap_or(u32::MAX);
                 Told::Goodbye(v1::Goodbye { reconnect_after_ms })
@@ -282,7 +293,13 @@ fn slots(unit: AssignedUnit) -> v1::Slots {
 }
 
 /// A record with what few records have.
-fn item<'a>(group: GroupId, record: &'a DeliveredRecord, in_order: bool, marks: &[Mark]) -> Item<'a> {
+fn item<'a>(
+    group: GroupId,
+    record: &'a DeliveredRecord,
+    in_order: bool,
+    marks: &[Mark],
+    replay: Option<ReplayMark>,
+) -> Item<'a> {
     let delivery = &record.delivery;
     let mut extra = delivery.more.as_deref().map(|more| Box::new(extra_of(group, delivery.attempt, record, more)));
     if !marks.is_empty()
@@ -297,7 +314,13 @@ fn item<'a>(group: GroupId, record: &'a DeliveredRecord, in_order: bool, marks: 
     }
     // Mode OFFSET counts deliveries of entries alone.
     let counted = !in_order || delivery.more.as_ref().is_some_and(|more| more.entry.is_some());
-    Item { record, attempt: if counted { delivery.attempt } else { 0 }, extra }
+    let replay = replay.is_some_and(|mark| mark.covers(delivery));
+    Item { record, attempt: if counted { delivery.attempt } else { 0 }, replay, extra }
+}
+
+/// The id of a replay; empty: none.
+fn replay_id(group: GroupId, replay: Option<ReplayMark>) -> String {
+    replay.map(|mark| ReplayId { group, number: mark.number }.to_string()).unwrap_or_default()
 }
 
 fn extra_of(group: GroupId, attempt: u32, record: &DeliveredRecord, more: &DeliveryMore) -> Extra {

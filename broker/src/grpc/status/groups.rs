@@ -88,6 +88,9 @@ impl From<GroupError> for Problem {
             GroupError::JobConflict { what, job, open } => {
                 new(R::JobConflict).fact("name", what).fact("job", job).fact("open_entries", open)
             }
+            GroupError::ReplayConflict { replay } => new(R::JobConflict).fact("job", replay),
+            GroupError::JobNotFound { job } => job_not_found(&job),
+            GroupError::JobClosed { job, state } => new(R::JobClosed).fact("job", job).fact("state", state),
             GroupError::Limit { limit, max } => new(R::LimitReached).fact("limit", limit).fact("max", max),
             GroupError::Refused(refusal) => refusal.into(),
             GroupError::Topic(error) => error.into(),
@@ -135,6 +138,8 @@ impl From<Refusal> for Problem {
             Refusal::EntryClosed { state, .. } => new(R::EntryClosed).fact("state", state_name(state)),
             Refusal::JobConflict { job } => new(R::JobConflict).fact("job", job),
             Refusal::Invalid { field, found, bounds } => invalid_field(field, found, &bounds),
+            Refusal::ReplayConflict { number } => new(R::JobConflict).fact("job", number),
+            Refusal::ReplayOver { number, state } => new(R::JobClosed).fact("job", number).fact("state", state),
             Refusal::Deleted => new(R::GroupNotFound),
             Refusal::NoDeadLetters => {
                 new(R::InvalidField).fact("field", "kind").fact("bounds", "a group with dead letters")

@@ -452,7 +452,7 @@ impl World {
 
     /// Mode OFFSET: what is sent belongs to the owner, is not committed yet, and marks what is not simply to be handled.
     pub(crate) fn judge_range(&self, member: MemberId, frame: &Frame) -> Result<(), Violation> {
-        let Frame::DeliverRange { source, epoch, range, marks, filtered } = frame else { return Ok(()) };
+        let Frame::DeliverRange { source, epoch, range, marks, filtered, .. } = frame else { return Ok(()) };
         let runs = self.machine.state().owners.get(source).map_or(&[][..], Vec::as_slice);
         if !runs.iter().any(|run| run.member == member && run.epoch == *epoch) {
             return Err(format!("GM-6: {range:?} went to {member} under epoch {epoch}, owners are {runs:?}"));

@@ -158,6 +158,11 @@ fn tell(event: &ConsumerEvent) {
             let of = topic.as_ref().map(|topic| format!(" of {topic}")).unwrap_or_default();
             output::talk(&format!("deliveries{of} go on"));
         }
+        ConsumerEvent::ReplayDone { replay_id, source, cancelled } => {
+            let of = source.as_ref().map(|source| format!("{}/{} of ", source.topic, source.partition));
+            let how = if *cancelled { "was cancelled" } else { "is done" };
+            output::talk(&format!("{}replay {replay_id} {how}", of.unwrap_or_default()));
+        }
         ConsumerEvent::Delivery(_)
         | ConsumerEvent::Assigned(_)
         | ConsumerEvent::Revoked(_)

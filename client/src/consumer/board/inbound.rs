@@ -8,7 +8,7 @@ use sawlog_proto::partitioner::{slot_of, slot_of_offset};
 use sawlog_proto::v1;
 use tokio::time::Instant;
 
-use super::super::batch::OpenFrame;
+use super::super::batch::{OpenFrame, replay_of};
 use super::super::error::AckOutcome;
 use super::super::leases::LeaseTimes;
 use super::super::positions::Progress;
@@ -70,6 +70,12 @@ impl Board {
                 }
                 Ok(())
             }
+            Frame::ReplayDone(done) => {
+                let source = done.source_id.map(|id| self.source_of(id)).transpose()?;
+                let (replay_id, cancelled) = (done.replay_id, done.cancelled);
+                self.event(ConsumerEvent::ReplayDone { replay_id, source, cancelled });
+                Ok(())
+            }
             Frame::Joined(_) | Frame::Goodbye(_) | Frame::Pong(_) => Ok(()),
         }
     }
@@ -125,8 +131,9 @@ impl Board {
         let shared = Arc::clone(&self.sources[source as usize].source);
         let epoch = records.assignment_epoch;
         let known = self.known(source, &records.deliveries);
+        let replay = replay_of(records.replay_id);
         for delivery in records.deliveries {
-            let record = ConsumedRecord::from_wire(&shared, records.max_attempts, delivery);
+            let record = ConsumedRecord::from_wire(&shared, records.max_attempts, delivery, replay.as_ref());
             if known.contains(&(record.offset, record.entry().map(|entry| Arc::clone(&entry.dlq_id)))) {
                 // It is held already: the same lease told twice.
                 continue;
@@ -193,17 +200,18 @@ impl Board {
         let source = self.number(records.source_id)?;
         let shared = Arc::clone(&self.sources[source as usize].source);
         let (epoch, max_attempts) = (records.assignment_epoch, records.max_attempts);
+        let replay = replay_of(records.replay_id);
         // What has an attempt comes through its entry and is leased; the rest is the log in order.
         let (leased, plain): (Vec<_>, Vec<_>) =
             records.deliveries.into_iter().partition(|delivery| delivery.attempt > 0);
         for delivery in leased {
-            let record = ConsumedRecord::from_wire(&shared, max_attempts, delivery);
+            let record = ConsumedRecord::from_wire(&shared, max_attempts, delivery, replay.as_ref());
             self.arrive(source, epoch, record, now);
         }
         if !plain.is_empty() || records.reached_offset > 0 {
             let received = self.sources[source as usize].progress.received;
             let reached = unsigned(records.reached_offset);
-            let frame = OpenFrame::of_records(source, &shared, epoch, plain, reached, received);
+            let frame = OpenFrame::of_records(source, &shared, epoch, plain, reached, received).of_replay(replay);
             self.queue_frame(source, frame);
         }
         Ok(())

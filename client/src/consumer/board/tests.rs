@@ -85,7 +85,8 @@ impl Bench {
     }
 
     fn deliver(&mut self, deliveries: Vec<v1::Delivery>) {
-        let records = v1::Records { source_id: 1, assignment_epoch: 7, max_attempts: 6, deliveries, reached_offset: 0 };
+        let records =
+            v1::Records { source_id: 1, assignment_epoch: 7, max_attempts: 6, deliveries, ..Default::default() };
         self.tell(Frame::Records(records));
     }
 
@@ -107,6 +108,7 @@ impl Bench {
             marks,
             from_offset: base as i64,
             reached_offset: (base + count) as i64,
+            replay_id: String::new(),
         }));
     }
 

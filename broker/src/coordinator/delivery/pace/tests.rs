@@ -1,0 +1,128 @@
+//! Paces, with the clock turned by hand.
+
+use bytes::Bytes;
+
+use super::*;
+use crate::group::entry::Act;
+use crate::group::event::RecordMeta;
+use crate::group::replay::{ReplayInto, ReplayPlan};
+use crate::model::{KeySlot, LaneKey, PartitionEpoch, PartitionId, TopicUuid};
+use crate::partition::Frame;
+
+fn at(offset: u64) -> Offset {
+    Offset::new(offset).expect("small")
+}
+
+fn source() -> Source {
+    Source { topic: TopicUuid([1; 16]), partition: PartitionId(0) }
+}
+
+fn pace(rate: ReplayRate, to: u64) -> Pace {
+    let epoch = PartitionEpoch::ZERO;
+    let range = ReplayRange { source: source(), from: at(0), to: at(to), epoch, asked: at(0), left: 0 };
+    let act = Act { actor: "test".into(), time_ms: 1, note: String::new() };
+    let plan = ReplayPlan { into: ReplayInto::New, filter: Filter::default(), rate, act };
+    let replay = Replay { number: 1, plan, ranges: vec![range], end: None };
+    Pace::new(&replay, vec![to], 5_000, Duration::from_secs(10))
+}
+
+/// What a read of `count` records of 100 bytes gives; every `wanted`th is not filtered out.
+fn fetched(from: u64, count: u64, wanted: u64, looked: bool) -> Fetched {
+    let meta = |offset| RecordMeta {
+        offset: at(offset),
+        lane: LaneKey(offset.into()),
+        slot: KeySlot::new(0).expect("the first"),
+        epoch: PartitionEpoch::ZERO,
+        size_bytes: 100,
+        append_ms: 1,
+        filtered: offset % wanted != 0,
+    };
+    Fetched {
+        source: source(),
+        from: at(from),
+        next: at(from + count),
+        records: if looked { (from..from + count).map(meta).collect() } else { Vec::new() },
+        log_bytes: count * 120,
+        undecodable: Vec::new(),
+        high_watermark: at(1_000_000),
+        last_append_ms: 1,
+    }
+}
+
+/// Records handed over in so many seconds, by reads of `chunk` records.
+fn run(pace: &Pace, seconds: u64, chunk: u64, wanted: u64, looked: bool) -> u64 {
+    let (begin, mut next) = (Duration::from_secs(10), 0);
+    let mut now = begin;
+    while now < begin + Duration::from_secs(seconds) {
+        let wait = pace.wait(now);
+        if !wait.is_zero() {
+            now += wait;
+            continue;
+        }
+        let got = pace.admit(source(), fetched(next, chunk, wanted, looked), looked, now);
+        assert!(got.next.get() > next, "it gets on");
+        next = got.next.get();
+        now += Duration::from_micros(200);
+    }
+    next
+}
+
+#[test]
+fn rp_4_a_rate_of_records_holds_whatever_the_sizes_of_batches() {
+    for (chunk, looked) in [(1, true), (17, true), (5_000, true), (1, false), (5_000, false)] {
+        let pace = pace(ReplayRate::Records(1_000), 1_000_000);
+        let handed = run(&pace, 60, chunk, 1, looked);
+        assert!((59_000..=61_000).contains(&handed), "{handed} in reads of {chunk}");
+    }
+}
+
+#[test]
+fn rp_4_a_rate_of_bytes_counts_keys_values_and_headers() {
+    let pace = pace(ReplayRate::Bytes(100_000), 1_000_000);
+    let handed = run(&pace, 60, 5_000, 1, true);
+    assert!((59_000..=61_000).contains(&handed), "{handed} of 100 bytes");
+}
+
+#[test]
+fn rp_4_what_the_filter_leaves_out_is_not_paid_for() {
+    let pace = pace(ReplayRate::Records(1_000), 10_000_000);
+    let handed = run(&pace, 10, 5_000, 10, true);
+    assert!((98_000..=103_000).contains(&handed), "{handed}, of which a tenth is delivered");
+}
+
+#[test]
+fn rp_5_no_range_is_handed_over_beyond_its_end() {
+    for rate in [ReplayRate::Unlimited, ReplayRate::Records(1_000_000), ReplayRate::SpeedPermille(1_000)] {
+        let pace = pace(rate, 30);
+        let got = pace.admit(source(), fetched(20, 100, 1, true), true, Duration::from_secs(10));
+        assert_eq!((got.next, got.records.len()), (at(30), 10), "{rate:?}");
+        assert!(!pace.covers(source(), at(30)));
+    }
+}
+
+fn frames(times: &[i64]) -> FrameRun {
+    let frame = |(index, time): (usize, &i64)| Frame {
+        base_offset: at(index as u64),
+        record_count: 1,
+        epoch: PartitionEpoch::ZERO,
+        append_time_ms: *time,
+        extensions: Bytes::new(),
+        batch: Bytes::new(),
+    };
+    FrameRun { frames: times.iter().enumerate().map(frame).collect(), next: at(times.len() as u64) }
+}
+
+#[test]
+fn rp_4_a_speed_spaces_records_as_they_were_appended() {
+    // Twice as fast: what was appended 10 s after the first is due after 5 s.
+    let pace = pace(ReplayRate::SpeedPermille(2_000), 100);
+    let now = |ms| Duration::from_secs(10) + Duration::from_millis(ms);
+    let mut run = frames(&[5_000, 5_000, 15_000, 25_000]);
+    pace.due(&mut run, now(0)).expect("the first are due at once");
+    assert_eq!((run.frames.len(), run.next), (2, at(2)));
+    let mut run = frames(&[15_000, 25_000]);
+    assert_eq!(pace.due(&mut run, now(0)), Err(Duration::from_secs(5)));
+    assert_eq!(pace.due(&mut run, now(4_000)), Err(Duration::from_secs(1)));
+    pace.due(&mut run, now(5_000)).expect("it is due");
+    assert_eq!(run.frames.len(), 1);
+}
