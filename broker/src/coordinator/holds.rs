@@ -28,6 +28,15 @@ impl RetentionHolds for Holds {
     fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset> {
         let mut needed: HashMap<Source, Offset> = HashMap::new();
         let Some(coordinator) = self.0.upgrade() else { return needed };
+        if matches!(*coordinator.shared.phase.read(), Phase::Recovering) {
+            // Soon it is known; until then all may be needed.
+            let topics = coordinator.topics.all().into_iter().filter(|one| topic.is_none_or(|topic| one.uuid == topic));
+            let sources = topics.flat_map(|one| {
+                let partitions = (0..one.slots().len()).filter_map(|at| u32::try_from(at).ok());
+                partitions.map(move |at| Source { topic: one.uuid, partition: PartitionId(at) }).collect::<Vec<_>>()
+            });
+            return sources.map(|source| (source, Offset::ZERO)).collect();
+        }
         for group in coordinator.all_groups() {
             group.look(|machine| {
                 let partitions = machine.state().partitions.iter();
@@ -42,5 +51,10 @@ impl RetentionHolds for Holds {
             });
         }
         needed
+    }
+
+    fn known(&self) -> bool {
+        let coordinator = self.0.upgrade();
+        coordinator.is_some_and(|one| !matches!(*one.shared.phase.read(), Phase::Recovering | Phase::Damaged { .. }))
     }
 }

@@ -98,8 +98,8 @@ impl Coordinator {
             opened: Opened::default(),
             replays: tokio::sync::Notify::new(),
             phase: parking_lot::RwLock::new(Phase::Recovering),
-            trims: parking_lot::Mutex::default(),
             streams: 0.into(),
+            trims: parking_lot::Mutex::new(parts.topics.trims().into_iter().collect()),
         });
         Arc::new(Self {
             shared,

@@ -79,7 +79,7 @@ pub trait DeletionGuard: Debug + Send + Sync + 'static {
     /// A topic is gone, durably; called for its dead-letter topics too. On the thread of the metadata log, as is
     /// [`DeletionGuard::trimmed`]: must neither block nor wait for a change of topics.
     fn deleted(&self, topic: &Topic);
-    /// The log start of a partition is about to be raised because somebody asked for it.
+    /// Somebody asks for the log of a partition to begin at `start`; it is about to be raised, perhaps less far at first.
     fn trimmed(&self, topic: &Topic, partition: PartitionId, start: Offset) {
         let _ = (topic, partition, start);
     }

@@ -42,6 +42,10 @@ pub trait RetentionHolds: Debug + Send + Sync + 'static {
     fn floor(&self, topic: TopicUuid, partition: PartitionId, group: &str) -> Option<Offset>;
     /// The lowest offset of a dead letter on its way, by partition (rule DL-4): of one topic, or of all.
     fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset>;
+    /// Whether the dead letters on their way are known: until then no trim that had to wait for one goes on.
+    fn known(&self) -> bool {
+        true
+    }
 }
 
 /// What the topics keep about holds.
@@ -79,6 +83,12 @@ impl Holds {
         asked.map(|asked| asked.needed(topic)).unwrap_or_default()
     }
 
+    /// Whether it is known what must stay.
+    fn known(&self) -> bool {
+        let asked = self.asked.read().clone();
+        asked.is_some_and(|asked| asked.known())
+    }
+
     fn hold(&self, topic: &Topic, partition: PartitionId, config: &TopicConfig, disk_bytes: u64) -> Option<Hold> {
         let asked = self.asked.read().clone()?;
         let mut from: Option<Offset> = None;
@@ -107,6 +117,7 @@ impl Topics {
     pub(crate) fn retention_starts(&self, wall_ms: i64) -> Vec<(Arc<PartitionSlot>, Offset)> {
         let disk = self.shared.factory.log.storage.space();
         let disk_bytes = disk.map_or(0, |space| space.total_bytes);
+        let known = self.shared.holds.known();
         let all_needed = self.shared.holds.needed(None);
         let mut starts = Vec::new();
         for topic in self.all() {
@@ -117,7 +128,7 @@ impl Topics {
                 let needed = all_needed.get(&Source { topic: topic.uuid, partition: number }).copied();
                 let hold = self.shared.holds.hold(&topic, number, &config, disk_bytes);
                 let kept = partition.retention_start(wall_ms, needed, hold);
-                let asked = slot.trim_asked().map(|asked| asked.min(needed.unwrap_or(asked)));
+                let asked = slot.trimmed().filter(|_| known).map(|asked| asked.min(needed.unwrap_or(asked)));
                 let start = kept.into_iter().chain(asked).max().filter(|start| *start > slot.log_start());
                 starts.extend(start.map(|start| (Arc::clone(slot), start)));
             }

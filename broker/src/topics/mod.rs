@@ -112,10 +112,11 @@ impl Topics {
     ) -> Self {
         let mut map = TopicMap::default();
         for topic in state.topics() {
-            let partitions = topic.partitions.len();
-            let slots = (0..partitions).map(|partition| {
+            let slots = topic.partitions.iter().enumerate().map(|(partition, known)| {
                 let partition = u32::try_from(partition).expect("a topic has at most 1,024 partitions");
-                factory.slot(topic.id, crate::model::PartitionId(partition), state.epoch())
+                let slot = factory.slot(topic.id, crate::model::PartitionId(partition), state.epoch());
+                slot.note_trim(known.trimmed);
+                slot
             });
             map.insert(Topic::new(topic, slots.collect()));
         }

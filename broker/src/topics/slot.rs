@@ -82,8 +82,8 @@ pub struct PartitionSlot {
     looks_left: AtomicU32,
     flush_interval_ms: AtomicU64,
     unchecked_bytes: AtomicU64,
-    /// A trim that has to wait (rule DL-4); 0: none.
-    trim_asked: AtomicU64,
+    /// The greatest log start that somebody asked for (rules RE-4, RE-9); 0: none.
+    trimmed: AtomicU64,
 }
 
 impl PartitionSlot {
@@ -108,18 +108,18 @@ impl PartitionSlot {
             looks_left: AtomicU32::new(0),
             flush_interval_ms: AtomicU64::new(0),
             unchecked_bytes: AtomicU64::new(0),
-            trim_asked: AtomicU64::new(0),
+            trimmed: AtomicU64::new(0),
         })
     }
 
-    /// Keeps in mind up to where a trim is to go once nothing needs what lies below, or that none waits.
-    pub(super) fn ask_trim(&self, to: Option<Offset>) {
-        self.trim_asked.store(to.map_or(0, Offset::get), Ordering::SeqCst);
+    /// Somebody asks for the log to begin here: as soon as nothing needs what lies below (rule DL-4).
+    pub(super) fn note_trim(&self, to: Offset) {
+        self.trimmed.fetch_max(to.get(), Ordering::SeqCst);
     }
 
-    /// The trim that waits.
-    pub(super) fn trim_asked(&self) -> Option<Offset> {
-        Offset::new(self.trim_asked.load(Ordering::SeqCst)).filter(|offset| *offset > Offset::ZERO)
+    /// The greatest log start that somebody asked for.
+    pub(super) fn trimmed(&self) -> Option<Offset> {
+        Offset::new(self.trimmed.load(Ordering::SeqCst)).filter(|offset| *offset > Offset::ZERO)
     }
 
     /// Which partition it is.

@@ -17,7 +17,7 @@ const STARTS_PER_RECORD: usize = 1_000;
 impl Topics {
     /// Raises log starts; returns the log start of each partition named (rule RE-9). An offset below the log start
     /// changes nothing. Where a dead letter is on its way from below the offset, the log start comes to lie at its
-    /// record, and rises to the offset once it has arrived, unless the broker stops before.
+    /// record, and rises to the offset once it has arrived, even after a restart.
     ///
     /// # Errors
     /// [`TopicError::NotFound`], [`TopicError::ReservedTopic`] for a dead-letter topic, [`TopicError::NoPartition`],
@@ -37,6 +37,16 @@ impl Topics {
         let own = Arc::clone(shared);
         let before = before.to_vec();
         shared.to_the_end(async move { own.trim(topic, before).await }).await
+    }
+
+    /// The greatest log start that somebody asked for, of each partition that anybody asked for one.
+    pub fn trims(&self) -> Vec<(Source, Offset)> {
+        let mut trims = Vec::new();
+        for topic in self.all() {
+            let asked = topic.slots().iter().filter_map(|slot| Some((slot.reference().partition, slot.trimmed()?)));
+            trims.extend(asked.map(|(partition, asked)| (Source { topic: topic.uuid, partition }, asked)));
+        }
+        trims
     }
 
     /// Makes new log starts durable, all with as few records as possible, then removes what lies below. Starts of
@@ -79,7 +89,7 @@ impl Shared {
         before: Vec<(PartitionId, Offset)>,
     ) -> Result<Vec<(PartitionId, Offset)>, TopicError> {
         let needed = self.holds.needed(Some(topic.uuid));
-        let mut starts = Vec::new();
+        let (mut starts, mut asked) = (Vec::new(), Vec::new());
         for (partition, offset) in &before {
             let slot = &topic.slots()[partition.0 as usize];
             let open = slot.partition().ok_or(AppendFailure::Recovering)?;
@@ -99,16 +109,24 @@ impl Shared {
             // The record of a dead letter on its way must stay readable (rule DL-4); the rest of the trim waits for it.
             let needed = needed.get(&Source { topic: topic.uuid, partition: *partition });
             let reached = needed.map_or(*offset, |needed| (*needed).min(*offset));
-            slot.ask_trim((reached < *offset).then_some(*offset));
+            if *offset > status.log_start {
+                asked.push((Arc::clone(slot), *offset));
+            }
             if reached > status.log_start {
                 starts.push((Arc::clone(slot), reached));
             }
         }
         if let Some(guard) = self.guard.read().clone() {
-            starts.iter().for_each(|(slot, start)| guard.trimmed(&topic, slot.reference().partition, *start));
+            asked.iter().for_each(|(slot, start)| guard.trimmed(&topic, slot.reference().partition, *start));
         }
-        if !starts.is_empty() {
-            let bounds: Vec<StoredBound> = starts.iter().map(|(slot, start)| bound(slot, *start)).collect();
+        if !asked.is_empty() {
+            let bounds = |list: &[(Arc<PartitionSlot>, Offset)]| -> Vec<StoredBound> {
+                list.iter().map(|(slot, start)| bound(slot, *start)).collect()
+            };
+            let records = vec![
+                MetadataRecord::Trimmed { asked: bounds(&asked) },
+                MetadataRecord::LogStarts { starts: bounds(&starts) },
+            ];
             let number = topic.id;
             let name = topic.name.to_string();
             self.metadata
@@ -116,9 +134,10 @@ impl Shared {
                     if writer.state().topic(number).is_none() {
                         return Err(TopicError::NotFound { name });
                     }
-                    writer.commit(vec![MetadataRecord::LogStarts { starts: bounds }])
+                    writer.commit(records)
                 })
                 .await?;
+            asked.iter().for_each(|(slot, asked)| slot.note_trim(*asked));
             for (slot, start) in starts {
                 if let Some(open) = slot.partition() {
                     open.raise_start(start).await?;

@@ -483,6 +483,22 @@ fn re_4_a_trim_below_the_group_is_told_as_a_gap_and_stops_it_until_it_is_accepte
 }
 
 #[test]
+fn re_4_a_trim_is_told_as_one_after_a_restart_too() {
+    let mut groups = Groups::new();
+    groups.world.create("orders", config(1)).expect("the disk is well");
+    groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
+    groups.produce("orders", &[("a", "0"), ("b", "1"), ("c", "2")]);
+    groups.world.trim("orders", 2).expect("it is in the log");
+    groups.world.kill_and_start();
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let reason = groups.until(&mut session, |frame| match frame {
+        SessionFrame::Control(Frame::Gap { reason, .. }) => Some(reason),
+        _ => None,
+    });
+    assert_eq!(reason, GapReason::Trim);
+}
+
+#[test]
 fn dl_4_a_dead_record_is_copied_told_and_stays_dead_over_a_kill() {
     let mut groups = Groups::new();
     groups.world.create("orders", config(1)).expect("the disk is well");

@@ -118,6 +118,19 @@ fn dl_4_neither_retention_nor_a_trim_takes_the_record_of_a_dead_letter_on_its_wa
 }
 
 #[test]
+fn re_9_a_trim_that_waits_for_a_dead_letter_is_done_after_a_restart_too() {
+    let (mut world, needs) = world(&[], None);
+    *needs.needed.lock() = Some(offset(20));
+    assert_eq!(world.trim("orders", 40).expect("it is in the log"), [(PartitionId(0), offset(20))]);
+    // A trim that asks for less takes nothing back.
+    assert_eq!(world.trim("orders", 30).expect("it is in the log"), [(PartitionId(0), offset(20))]);
+    world.kill_and_start();
+    assert_eq!(log_start(&world), offset(20));
+    world.engine().run_retention_suspended_now();
+    assert_eq!(log_start(&world), offset(40));
+}
+
+#[test]
 fn re_2_a_real_group_holds_what_it_has_not_settled_until_it_is_deleted() {
     let mut world = World::new();
     let holds = GroupHolds { groups: vec!["billing".into()], max_ms: None, max_bytes: None };

@@ -53,6 +53,12 @@ pub enum MetadataRecord {
         /// Partitions and their starts.
         starts: Vec<StoredBound>,
     },
+    /// Where somebody asked for logs to begin: what waits for a dead letter follows later, a restart between, and groups
+    /// are told that it was no retention (rules RE-4, RE-9).
+    Trimmed {
+        /// Partitions and the starts asked for.
+        asked: Vec<StoredBound>,
+    },
     /// The epoch counter; never falls (rule D3).
     Epoch {
         /// The greatest epoch given.

@@ -25,6 +25,8 @@ use crate::topics::settings::TopicRevision;
 pub struct PartitionMetadata {
     /// First offset kept (rule D9).
     pub log_start: Offset,
+    /// The greatest log start that somebody asked for (rules RE-4, RE-9); 0: none.
+    pub trimmed: Offset,
     /// Ranges lost to damage, in order, apart from each other.
     pub quarantined: Vec<OffsetRange>,
     /// The last cut of its end.
@@ -231,6 +233,7 @@ impl MetadataState {
                 Ok(())
             }
             MetadataRecord::LogStarts { starts } => self.raise_starts(starts),
+            MetadataRecord::Trimmed { asked } => self.note_trims(asked),
             MetadataRecord::Epoch { epoch } => {
                 let epoch = PartitionEpoch::new(*epoch).ok_or_else(|| misfit("an epoch above the greatest"))?;
                 self.epoch = self.epoch.max(epoch);
@@ -244,7 +247,10 @@ impl MetadataState {
             MetadataRecord::Truncated { topic, partition, offset: at, epoch, bytes, time_ms } => {
                 let epoch = PartitionEpoch::new(*epoch).ok_or_else(|| misfit("an epoch above the greatest"))?;
                 let cut = Truncation { offset: offset(*at)?, epoch, bytes: *bytes, time_ms: *time_ms };
-                self.partition_mut(*topic, *partition)?.last_truncation = Some(cut);
+                let partition = self.partition_mut(*topic, *partition)?;
+                partition.last_truncation = Some(cut);
+                // What comes to lie above the cut is not what was to go.
+                partition.trimmed = partition.trimmed.min(cut.offset);
                 Ok(())
             }
             MetadataRecord::ProducerNamed { name, id, epoch, time_ms } => {
@@ -394,12 +400,27 @@ impl MetadataState {
         Ok(())
     }
 
-    fn raise_starts(&mut self, starts: &[StoredBound]) -> Result<(), ApplyError> {
-        // All are checked first, so that the state is unchanged by a record that does not fit.
-        for bound in starts {
+    fn note_trims(&mut self, asked: &[StoredBound]) -> Result<(), ApplyError> {
+        self.check_bounds(asked)?;
+        for bound in asked {
+            let start = offset(bound.offset)?;
+            let partition = self.partition_mut(bound.topic, bound.partition)?;
+            partition.trimmed = partition.trimmed.max(start);
+        }
+        Ok(())
+    }
+
+    /// All are checked first, so that the state is unchanged by a record that does not fit.
+    fn check_bounds(&mut self, bounds: &[StoredBound]) -> Result<(), ApplyError> {
+        for bound in bounds {
             offset(bound.offset)?;
             self.partition_mut(bound.topic, bound.partition)?;
         }
+        Ok(())
+    }
+
+    fn raise_starts(&mut self, starts: &[StoredBound]) -> Result<(), ApplyError> {
+        self.check_bounds(starts)?;
         for bound in starts {
             let start = offset(bound.offset)?;
             let partition = self.partition_mut(bound.topic, bound.partition)?;

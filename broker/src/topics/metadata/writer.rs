@@ -46,7 +46,9 @@ pub(super) fn snapshot_parts(state: &MetadataState) -> Vec<Bytes> {
                 let labels = topic.revision.labels.iter().map(|(key, value)| key.len() + value.len() + 8);
                 1_024 + 6 * (topic.revision.description.len() + labels.sum::<usize>())
             }
-            MetadataRecord::LogStarts { starts } => 64 * starts.len(),
+            MetadataRecord::LogStarts { starts: bounds } | MetadataRecord::Trimmed { asked: bounds } => {
+                64 * bounds.len()
+            }
             _ => 512,
         };
         records.push(record);

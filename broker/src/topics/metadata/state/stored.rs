@@ -10,11 +10,14 @@ use crate::topics::metadata::record::{
 pub(super) fn topic_records(topic: &TopicMetadata) -> Vec<MetadataRecord> {
     let number = topic.id.0;
     let mut records = vec![MetadataRecord::TopicCreated(stored_topic(topic))];
-    let mut starts = Vec::new();
+    let (mut starts, mut asked) = (Vec::new(), Vec::new());
     for (index, partition) in topic.partitions.iter().enumerate() {
         let index = PartitionId(u32::try_from(index).expect("a topic has at most 1,024 partitions")).0;
         if partition.log_start > Offset::ZERO {
             starts.push(StoredBound { topic: number, partition: index, offset: partition.log_start.get() });
+        }
+        if partition.trimmed > Offset::ZERO {
+            asked.push(StoredBound { topic: number, partition: index, offset: partition.trimmed.get() });
         }
         for range in &partition.quarantined {
             let (from, to) = (range.from.get(), range.to.get());
@@ -33,6 +36,9 @@ pub(super) fn topic_records(topic: &TopicMetadata) -> Vec<MetadataRecord> {
     }
     if !starts.is_empty() {
         records.push(MetadataRecord::LogStarts { starts });
+    }
+    if !asked.is_empty() {
+        records.push(MetadataRecord::Trimmed { asked });
     }
     records
 }

@@ -73,6 +73,7 @@ fn every_record_comes_back_from_its_json_form() {
     let records = vec![
         created(1, "orders", 2),
         MetadataRecord::TopicUpdated { topic: 1, revision: StoredRevision::of(&revision(2, 2)) },
+        MetadataRecord::Trimmed { asked: vec![StoredBound { topic: 1, partition: 0, offset: 9 }] },
         MetadataRecord::TopicDeleted { topic: 1 },
         MetadataRecord::TopicFilesRemoved { topic: 1 },
         start(1, 0, u64::MAX >> 1),
@@ -154,6 +155,20 @@ fn d_9_a_log_start_never_falls_and_takes_damage_below_it_along() {
         vec![StoredBound { topic: 1, partition: 0, offset: 90 }, StoredBound { topic: 1, partition: 5, offset: 1 }];
     assert!(state.apply(&MetadataRecord::LogStarts { starts }).is_err());
     assert_eq!(state, before, "a record that does not fit changes nothing");
+}
+
+#[test]
+fn re_9_what_somebody_asked_to_trim_is_known_after_a_snapshot_and_a_cut_lowers_it() {
+    let asked = |offset| MetadataRecord::Trimmed { asked: vec![StoredBound { topic: 1, partition: 1, offset }] };
+    let mut state = applied(&[created(1, "orders", 2), start(1, 1, 20), asked(40), asked(30)]);
+    let trimmed = |state: &MetadataState| state.topic(TopicId(1)).expect("it exists").partitions[1].trimmed.get();
+    assert_eq!(trimmed(&state), 40);
+    assert_eq!(trimmed(&applied(&state.to_records().collect::<Vec<_>>())), 40);
+    let cut = MetadataRecord::Truncated { topic: 1, partition: 1, offset: 25, epoch: 3, bytes: 1, time_ms: 5 };
+    state.apply(&cut).expect("it fits");
+    assert_eq!(trimmed(&state), 25);
+    let misfit = MetadataRecord::Trimmed { asked: vec![StoredBound { topic: 1, partition: 7, offset: 1 }] };
+    assert!(state.apply(&misfit).is_err());
 }
 
 #[test]
