@@ -59,7 +59,16 @@ fn a_group_lives_from_create_to_delete() {
     let paused = broker.run(&["group", "pause", "billing", "--note", "moving", "--output", "json"]).ended(0);
     assert_eq!(paused.json()[0]["pauses"][0]["reason"], "operator");
     assert!(broker.run(&["group", "resume", "billing"]).ended(0).out.contains("billing runs"));
-    broker.run(&["group", "breaker", "billing", "auto"]).ended(0);
+    let open = broker.run(&["group", "breaker", "billing", "open", "--output", "json"]).ended(0).json();
+    assert_eq!(
+        (&open[0]["state"], &open[0]["switch"]),
+        (&"open".into(), &"open".into()),
+        "nobody consumes, it is open"
+    );
+    let shown = broker.run(&["group", "show", "billing", "--output", "json"]).ended(0).json();
+    assert_eq!(shown[0]["breaker"]["state"], "open");
+    let auto = broker.run(&["group", "breaker", "billing", "auto", "--output", "json"]).ended(0).json();
+    assert_eq!(auto[0]["state"], "closed");
 
     broker.run(&["group", "delete", "billing"]).ended(2);
     broker.run(&["group", "delete", "billing", "--yes"]).ended(0);

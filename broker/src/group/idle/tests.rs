@@ -230,3 +230,20 @@ fn fc_5_nothing_is_recalled_from_who_cannot_be_told_or_while_the_group_is_paused
         assert_eq!(rig.leased(1), 40, "paused {paused}");
     }
 }
+
+#[test]
+fn cb_4_a_breaker_that_is_forced_open_shows_as_open_also_of_a_group_without_members_and_after_a_restart() {
+    use crate::group::event::{Admin, Event};
+    use crate::group::view::BreakerMode;
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    let act = crate::group::letters_support::act();
+    rig.event(Event::Admin(Admin::SetBreaker { forced: Some(true), act: act.clone() }));
+    let shown = |rig: &Rig| (rig.machine.breaker_view().mode, rig.machine.breaker_view().forced);
+    assert_eq!(shown(&rig), (BreakerMode::Open, Some(true)));
+    rig.pass(60_000);
+    assert_eq!(shown(&rig), (BreakerMode::Open, Some(true)));
+    let mut rig = rig.restart(10);
+    assert_eq!(shown(&rig), (BreakerMode::Open, Some(true)));
+    rig.event(Event::Admin(Admin::SetBreaker { forced: None, act }));
+    assert_eq!(shown(&rig), (BreakerMode::Closed, None));
+}
