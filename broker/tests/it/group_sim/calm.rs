@@ -60,14 +60,14 @@ impl World {
         }
         self.redrive()?;
         self.redrive_one()?;
+        if round % 20 == 19 {
+            self.unblock()?;
+        }
         // What was just redriven goes out, and is done before its lease ends.
         self.sync_entries()?;
         self.sync_group()?;
         for index in 0..self.clients.len() {
             self.client_acts(index)?;
-        }
-        if round % 20 == 19 {
-            self.unblock()?;
         }
         self.pass(if round < 30 { 500 } else { 5_000 })
     }
