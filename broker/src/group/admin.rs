@@ -334,7 +334,7 @@ impl Machine {
                 self.close_entry(key, EntryState::Discarded, entry.attempts, act, now, fx);
             }
             (false, EntryState::Spilled) => {
-                self.commit_entry(EntryRecord::Tried { key, attempts: 0, due_ms: 0, class: None }, fx);
+                self.commit_entry(EntryRecord::Tried { key, attempts: 0, due_ms: 0, delay_ms: 0, class: None }, fx);
                 self.refresh_lane(source, lane, now);
             }
             (false, _) => return self.redrive(BY_HAND, &[key], act, now, fx),
@@ -370,13 +370,13 @@ impl Machine {
             self.note_hole(source, lane, offset, fx);
             return Ok(());
         }
-        let anew = Tried { attempts: 0, due_ms: 0, ..tried };
+        let anew = Tried { attempts: 0, due_ms: 0, delay_ms: 0, ..tried };
         self.commit(GroupRecord::Tried { source, tries: vec![anew] }, fx);
         if let Some(work) = self.work(source)
             && let Some(at) = work.find(offset)
         {
             let record = work.record_mut(at);
-            (record.attempts, record.until_ms, record.suspects) = (0, 0, 0);
+            (record.attempts, record.until_ms, record.suspects, record.spent) = (0, 0, 0, false);
             work.stick(lane, false, now.monotonic_ms);
         }
         Ok(())

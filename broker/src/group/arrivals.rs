@@ -177,6 +177,7 @@ impl Machine {
         let gone_intents: Vec<Source> = self.dead.intents.sources().filter(|source| !kept.contains(source)).collect();
         gone_intents.into_iter().for_each(|source| self.dead.intents.forget(source));
         self.dead.waiting.retain(|death| kept.contains(&death.source));
+        self.dead.spent.keep(&kept);
         self.dead.cleared.retain(|key, _| kept.contains(&key.source));
         self.dead.ends.retain(|source, _| kept.contains(source));
         self.dead.blocked.retain(|source, _| kept.contains(source));
@@ -190,6 +191,7 @@ impl Machine {
         let gone = |death: &Death| death.source == source && death.offset >= from;
         let (gone, kept): (Vec<Death>, Vec<Death>) = std::mem::take(&mut self.dead.waiting).into_iter().partition(gone);
         self.dead.waiting = kept;
+        self.dead.spent.forget(source, crate::model::OffsetRange { from, to: Offset::MAX });
         for death in gone {
             self.tell_pending(death.answer.map(Pending::Nack), AckStatus::Fenced, fx);
         }
@@ -235,6 +237,7 @@ fn opened(number: u64, intent: &Intent, copy: Offset) -> Entry {
         copy,
         attempts: intent.attempts,
         due_ms: intent.due_ms,
+        delay_ms: intent.delay_ms,
         first_delivery_ms: intent.first_delivery_ms,
         reason: intent.reason,
         class: error.and_then(|error| some(&error.class)),

@@ -23,12 +23,12 @@ use super::lanes::{Held, Taken};
 use super::machine::Machine;
 use super::record::{ErrorInfo, GapReason, GroupRecord, Intent, PauseReason, SettledAs, Tried};
 use super::retry::OnExhausted;
+use super::spent::Spent;
 use super::verbs::PendingAnswer;
 use super::{Now, spill::Spills};
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, Source};
 
-/// Due time of a record that waits for somebody's decision (rule DL-8).
-pub(super) const BLOCKED_MS: i64 = i64::MAX;
+pub(super) use super::record::BLOCKED_MS;
 
 /// What is kept in memory of dead letters on their way.
 #[derive(Debug, Default)]
@@ -47,6 +47,8 @@ pub(super) struct Dead {
     /// Partitions whose dead letters cannot be appended (rule DL-5).
     pub(super) blocked: BTreeMap<Source, PauseReason>,
     pub(super) spills: Spills,
+    /// Records whose tries are spent and that are not the first of their lanes.
+    pub(super) spent: Spent,
 }
 
 /// Who waits for a dead letter.
@@ -157,7 +159,8 @@ impl Machine {
         let first_ms = self.tried_at(death.source, death.offset).map_or(now.wall_ms, |tried| tried.first_ms);
         let class = death.error.map(|error| error.class).unwrap_or_default();
         let (offset, epoch, attempts) = (held.offset, held.epoch, held.attempts);
-        let tried = Tried { offset, epoch, attempts, due_ms: BLOCKED_MS, first_ms, lane, slot, class };
+        let (due_ms, delay_ms) = (BLOCKED_MS, 0);
+        let tried = Tried { offset, epoch, attempts, due_ms, delay_ms, first_ms, lane, slot, class };
         self.commit(GroupRecord::Tried { source: death.source, tries: vec![tried] }, fx);
         self.tell_pending(death.answer.map(Pending::Nack), AckStatus::Ok, fx);
     }
@@ -216,10 +219,7 @@ impl Machine {
         let before = self.entries.get(&key).map(|entry| entry.cycle).max(self.dead.cleared.get(&key).copied());
         let failed = kind == EntryKind::Failed;
         let first_delivery_ms = tried.as_ref().map_or(if failed { now.wall_ms } else { 0 }, |tried| tried.first_ms);
-        let due_ms = match taken.due_ms {
-            0 => 0,
-            due => now.wall_ms.saturating_add_unsigned(due.saturating_sub(now.monotonic_ms)),
-        };
+        let delay_ms = if spilled { taken.due_ms.saturating_sub(now.monotonic_ms) } else { 0 };
         let client_version = member.and_then(|member| self.state.members.get(&member));
         let intent = Intent {
             key,
@@ -234,7 +234,8 @@ impl Machine {
             size_bytes: taken.size_bytes,
             cycle: before.map_or(0, |cycle| cycle + 1),
             attempts: if failed || spilled { taken.attempts } else { 0 },
-            due_ms: if spilled { due_ms } else { 0 },
+            due_ms: if delay_ms == 0 { 0 } else { now.wall_ms.saturating_add_unsigned(delay_ms) },
+            delay_ms,
             first_delivery_ms,
             first_failure_ms: if failed { tried.map_or(now.wall_ms, |tried| tried.first_ms) } else { 0 },
             last_failure_ms: if failed { now.wall_ms } else { 0 },

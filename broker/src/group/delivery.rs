@@ -387,6 +387,7 @@ impl Machine {
             epoch: partition_epoch,
             attempts: attempt,
             due_ms: 0,
+            delay_ms: 0,
             first_ms,
             lane,
             slot,

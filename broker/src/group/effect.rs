@@ -325,13 +325,6 @@ pub enum Notice {
     },
     /// A try failed.
     Failed,
-    /// A consumer skipped records (rule AK-1).
-    Skipped {
-        /// Who.
-        member: MemberId,
-        /// Why.
-        reason: String,
-    },
     /// A record died or was parked or spilled.
     DeadLettered {
         /// The entry.

@@ -120,6 +120,9 @@ pub struct Entry {
     pub attempts: u32,
     /// Wall time in milliseconds before which it is not tried again; 0: at once.
     pub due_ms: i64,
+    /// The delay that the due time was set with: after a start of the broker it waits no longer (rule F6).
+    #[serde(default)]
+    pub delay_ms: u64,
     /// Time of the first delivery, in milliseconds since 1970.
     pub first_delivery_ms: i64,
     /// Why it died.
@@ -165,6 +168,9 @@ pub enum EntryRecord {
         attempts: u32,
         /// Wall time of the next try.
         due_ms: i64,
+        /// The delay that it was set with.
+        #[serde(default)]
+        delay_ms: u64,
         /// Class of the error.
         class: Option<String>,
     },

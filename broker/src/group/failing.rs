@@ -15,9 +15,10 @@ use super::effect::{After, Effects, Frame, Notice};
 use super::lanes::{Handle, Held};
 use super::machine::Machine;
 use super::members::Loss;
-use super::record::{ErrorInfo, GIVEN_BACK_MS, GroupRecord, Tried};
+use super::record::{ErrorInfo, GIVEN_BACK_MS, GroupRecord, SPENT_MS, Tried};
 use super::retry::{CONSUMER_CRASH, Failure, FailureKind, LEASE_EXPIRED, Verdict, jitter_seed};
 use super::slab::NONE;
+use super::spent::SpentFacts;
 use super::verbs::PendingAnswer;
 use crate::model::{AssignmentEpoch, MemberId, Offset, OffsetRange, SlotRange, Source};
 
@@ -77,8 +78,12 @@ impl Machine {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 Some(self.retry_later(source, index, delay_ms.max(1), class, now, fx))
             }
-            // It dies as the first of its lane, if it fails again; or it may go at once.
-            Verdict::Exhausted(_) | Verdict::Retry(_) => {
+            Verdict::Exhausted(reason) => {
+                let facts = SpentFacts { reason, error: failing.error.clone(), member: failing.member };
+                Some(self.spend(source, index, class, facts, now, fx))
+            }
+            // It may go at once.
+            Verdict::Retry(_) => {
                 if let Some(work) = self.work(source) {
                     work.record_mut(index).suspects = failing.suspects;
                 }
@@ -98,7 +103,7 @@ impl Machine {
         fx: &mut Effects,
     ) -> After {
         let mut tried = self.tried_of(source, index, now);
-        tried.due_ms = now.wall_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).max(1);
+        (tried.due_ms, tried.delay_ms) = (due_at(now, delay_ms), delay_ms);
         class.clone_into(&mut tried.class);
         if let Some(work) = self.work(source) {
             work.record_mut(index).until_ms = if delay_ms == 0 { 0 } else { now.monotonic_ms + delay_ms };
@@ -129,6 +134,7 @@ impl Machine {
             epoch: record.epoch,
             attempts: record.attempts,
             due_ms: 0,
+            delay_ms: 0,
             first_ms: known.map_or(now.wall_ms - since, |known| known.first_ms),
             lane,
             slot,
@@ -245,10 +251,7 @@ impl Machine {
             return After::Now;
         }
         let mut tried = self.tried_of(source, index, now);
-        tried.due_ms = match delay_ms {
-            0 => GIVEN_BACK_MS,
-            delay_ms => now.wall_ms.saturating_add(i64::try_from(delay_ms).unwrap_or(i64::MAX)).max(GIVEN_BACK_MS),
-        };
+        (tried.due_ms, tried.delay_ms) = (if delay_ms == 0 { GIVEN_BACK_MS } else { due_at(now, delay_ms) }, delay_ms);
         self.settle_lane(source, index, now);
         self.commit(GroupRecord::Tried { source, tries: vec![tried] }, fx);
         After::Group
@@ -414,6 +417,11 @@ impl Machine {
     pub(super) fn one(offset: Offset) -> OffsetRange {
         OffsetRange { from: offset, to: offset.saturating_add(1) }
     }
+}
+
+/// Wall time after a delay: never one of the times that say something else.
+fn due_at(now: Now, delay_ms: u64) -> i64 {
+    now.wall_ms.saturating_add_unsigned(delay_ms).clamp(GIVEN_BACK_MS + 1, SPENT_MS - 1)
 }
 
 /// Whether a failure counts even while the breaker is open.

@@ -68,6 +68,8 @@ pub(super) struct Held {
     pub(super) probe: bool,
     /// It failed before the window of the open breaker: that does not hold it (rule CB-2).
     pub(super) exempt: bool,
+    /// Its tries are spent: it dies once it is the first of its lane (rule RT-1).
+    pub(super) spent: bool,
     /// Its lease is not in the list but in `odd_leases`.
     pub(super) odd: bool,
     pub(super) lane: u32,

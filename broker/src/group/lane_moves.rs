@@ -137,6 +137,7 @@ impl Work {
                 self.drop_lane(lane);
             } else {
                 self.refresh(lane, now_ms);
+                self.note_head(lane);
             }
         }
         dropped
@@ -183,12 +184,28 @@ impl Work {
         self.refresh(lane, now_ms);
     }
 
+    /// A record was read whose tries are spent (rule RT-1).
+    pub(super) fn mark_spent(&mut self, index: u32, now_ms: u64) {
+        self.records[index].spent = true;
+        let lane = self.records[index].lane;
+        self.refresh(lane, now_ms);
+        self.note_head(lane);
+    }
+
+    /// A lane may have another first record: one that is spent dies now.
+    fn note_head(&mut self, lane: u32) {
+        let head = self.lanes[lane].head;
+        if self.records[head].spent {
+            self.dying.push(self.records[head].offset);
+        }
+    }
+
     /// Whether a record can be leased now by a member that has it in work already (rule GM-8).
     pub(super) fn can_resume(&self, index: u32, handle: Handle) -> bool {
         let lane = &self.lanes[self.records[index].lane];
         let owned = lane.owner != NONE && self.owners[lane.owner as usize].handle == handle;
         let more = lane.leased == 0 || (lane.holder == handle && lane.leased < self.per_key);
-        owned && !lane.stuck && lane.cursor == index && more
+        owned && !lane.stuck && !self.records[index].spent && lane.cursor == index && more
     }
 
     /// Index of the owner in whose queue a record's lane stands, or [`NONE`].
@@ -263,6 +280,7 @@ impl Work {
             // What a lane was stuck with, or waited for, was its first record.
             self.set_stuck(lane, false);
             self.refresh(lane, now_ms);
+            self.note_head(lane);
         }
         taken
     }

@@ -33,6 +33,8 @@ pub(super) struct Work {
     pub(super) woken: Vec<u32>,
     /// The machine looks at it at the end of the event.
     pub(super) touched: bool,
+    /// Spent records that have become the first of their lanes (rule RT-1).
+    pub(super) dying: Vec<Offset>,
     /// A bound was at 80 % or more when it was looked at last (rule AK-7).
     pub(super) near: bool,
     /// What members that came back after a start of the broker have in work and was not read yet (rule GM-8).
@@ -62,6 +64,7 @@ impl Work {
             woken: Vec::new(),
             touched: false,
             near: false,
+            dying: Vec::new(),
             claims: BTreeMap::new(),
             records: Slab::new(),
             by_offset: HashMap::default(),
@@ -181,6 +184,7 @@ impl Work {
             started: false,
             probe: false,
             exempt: false,
+            spent: false,
             odd: false,
             lane: NONE,
             next: NONE,
@@ -311,6 +315,9 @@ impl Work {
             return None;
         }
         let record = &self.records[lane.cursor];
+        if record.spent {
+            return None;
+        }
         // What was tried, or is a suspect, has its lane to itself: it goes out in another frame than first deliveries.
         let tried = |record: &Held| record.until_ms != 0 || record.suspects != 0 || record.attempts != 0;
         let head = &self.records[lane.head];

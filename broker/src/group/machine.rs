@@ -216,7 +216,7 @@ impl Machine {
     fn finish(&mut self, now: Now, fx: &mut Effects) {
         loop {
             self.look_at_touched(fx);
-            while self.go_on_waiting(now, fx) {
+            while self.go_on_waiting(now, fx) || self.bury_spent(now, fx) {
                 self.look_at_touched(fx);
             }
             if !self.deliver(now, fx) && self.touched.is_empty() && !self.look_at_bounds(now, fx) {

@@ -56,6 +56,7 @@ pub mod retry;
 mod room;
 pub mod settled;
 mod slab;
+mod spent;
 mod spill;
 pub mod state;
 #[cfg(test)]

@@ -37,7 +37,7 @@ impl Machine {
                 let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
                 let due_ms = if delay_ms == 0 { 0 } else { now.wall_ms.saturating_add_unsigned(delay_ms) };
                 let class = Some(class).filter(|class| !class.is_empty());
-                self.commit_entry(EntryRecord::Tried { key, attempts: lease.attempt, due_ms, class }, fx);
+                self.commit_entry(EntryRecord::Tried { key, attempts: lease.attempt, due_ms, delay_ms, class }, fx);
                 if let Some(entry) = self.entries.get(&key) {
                     self.refresh_of(key, &entry, now);
                 }
@@ -70,8 +70,8 @@ impl Machine {
         }
         entry.fingerprint = error.map(|error| error.fingerprint).filter(|text| !text.is_empty()).or(entry.fingerprint);
         if spilled && on_exhausted == OnExhausted::Block {
-            let (due_ms, class) = (super::dead::BLOCKED_MS, entry.class);
-            self.commit_entry(EntryRecord::Tried { key, attempts, due_ms, class }, fx);
+            let (due_ms, delay_ms, class) = (super::dead::BLOCKED_MS, 0, entry.class);
+            self.commit_entry(EntryRecord::Tried { key, attempts, due_ms, delay_ms, class }, fx);
             return self.refresh_lane(key.source, entry.lane, now);
         }
         entry.reason = reason;
@@ -89,7 +89,7 @@ impl Machine {
                 fx.notices.push(Notice::DeadLettered { key, spilled: false });
             }
         }
-        entry.due_ms = 0;
+        (entry.due_ms, entry.delay_ms) = (0, 0);
         // The same copy, the same cycle: the entry as a whole, since its hold on the lane may change.
         let (source, lane) = (key.source, entry.lane);
         let dead = entry.clone();
@@ -128,13 +128,11 @@ impl Machine {
     ) {
         let Some(entry) = self.entries.get(&key) else { return };
         let longest = crate::limits::RETRY_AFTER_MAX.as_millis() as u64;
-        let due_ms = match after_ms.unwrap_or(0).min(longest) {
-            0 => 0,
-            after => now.wall_ms.saturating_add_unsigned(after),
-        };
+        let delay_ms = after_ms.unwrap_or(0).min(longest);
+        let due_ms = if delay_ms == 0 { 0 } else { now.wall_ms.saturating_add_unsigned(delay_ms) };
         let attempts = lease.attempt.saturating_sub(1);
         if entry.attempts != attempts || entry.due_ms != due_ms {
-            self.commit_entry(EntryRecord::Tried { key, attempts, due_ms, class: None }, fx);
+            self.commit_entry(EntryRecord::Tried { key, attempts, due_ms, delay_ms, class: None }, fx);
         }
         self.refresh_of(key, &entry, now);
     }

@@ -13,8 +13,7 @@ use super::event::{Fetched, RecordMeta};
 use super::lane_moves::Dropped;
 use super::lanes::Work;
 use super::machine::Machine;
-use super::record::{GIVEN_BACK_MS, GroupRecord, SettledAs, Tried};
-use super::retry::{RetryPolicy, jitter_seed};
+use super::record::{BLOCKED_MS, GIVEN_BACK_MS, GroupRecord, SPENT_MS, SettledAs, Tried};
 use crate::limits;
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
 
@@ -76,7 +75,6 @@ impl Machine {
         else {
             return Vec::new();
         };
-        let policy = state.config.retry_of(fetched.source.topic);
         let mut skipped = Vec::new();
         let end = partition.settled.end();
         for meta in &fetched.records {
@@ -89,7 +87,7 @@ impl Machine {
                 continue;
             }
             let tried = if partition.tried.is_empty() { None } else { partition.tried.get(&meta.offset) };
-            hold(work, meta, state.config.mode, tried, policy, now);
+            hold(work, meta, state.config.mode, tried, now);
         }
         skipped
     }
@@ -113,7 +111,7 @@ impl Machine {
             }
             let Self { works, state, .. } = self;
             let (Some(work), Some(partition)) = (works.get_mut(&source), state.partitions.get(&source)) else { break };
-            hold(work, &meta, mode, partition.tried.get(&meta.offset), state.config.retry_of(source.topic), now);
+            hold(work, &meta, mode, partition.tried.get(&meta.offset), now);
         }
         skipped
     }
@@ -187,6 +185,9 @@ impl Machine {
             || share(work.blocked().into(), config.max_lanes_blocked.into())
             || share(work.reading.scanned_bytes(floor), config.max_scan_ahead_bytes);
         let was = std::mem::replace(&mut work.near, near);
+        if !work.dying.is_empty() {
+            self.dead.spent.come_first(source, std::mem::take(&mut work.dying));
+        }
         self.drop_far_claims(source, fx);
         self.tell_caught_up(source, fx);
         if (near || was) && !self.is_offset() {
@@ -323,6 +324,7 @@ impl Machine {
             work.reading.restart(range.to);
         }
         self.leases_dropped(&dropped);
+        self.dead.spent.forget(source, range);
         self.drop_passed_claims(source, fx);
     }
 
@@ -356,28 +358,27 @@ pub(super) fn lane_of(meta: &RecordMeta, mode: Mode) -> LaneKey {
     LaneKey((u128::from(meta.offset.get()) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835))
 }
 
-fn hold(work: &mut Work, meta: &RecordMeta, mode: Mode, tried: Option<&Tried>, policy: &RetryPolicy, now: Now) {
+fn hold(work: &mut Work, meta: &RecordMeta, mode: Mode, tried: Option<&Tried>, now: Now) {
     let meta = RecordMeta { lane: lane_of(meta, mode), ..*meta };
     let Some(tried) = tried else {
         work.push(&meta, 0, 0, now.monotonic_ms);
         return;
     };
-    if tried.due_ms == i64::MAX {
-        work.push(&meta, tried.attempts, 0, now.monotonic_ms);
-        work.stick(meta.lane, true, now.monotonic_ms);
-        return;
+    match tried.due_ms {
+        BLOCKED_MS => {
+            work.push(&meta, tried.attempts, 0, now.monotonic_ms);
+            return work.stick(meta.lane, true, now.monotonic_ms);
+        }
+        SPENT_MS => {
+            let index = work.push(&meta, tried.attempts, 0, now.monotonic_ms);
+            return work.mark_spent(index, now.monotonic_ms);
+        }
+        _ => {}
     }
     // A delivery that was under way when the broker stopped counts for nothing if it is not resumed (rule G4).
     let attempts = if tried.due_ms == 0 { tried.attempts.saturating_sub(1) } else { tried.attempts };
-    let left_ms = u64::try_from(tried.due_ms.saturating_sub(now.wall_ms)).unwrap_or(0);
-    let longest_ms = u64::try_from(limits::RETRY_AFTER_MAX.as_millis()).unwrap_or(u64::MAX);
-    let left_ms = if left_ms <= longest_ms {
-        left_ms
-    } else {
-        // No retry is that far away: the clock was set back (rule F6).
-        let seed = jitter_seed(0, tried.offset.get(), attempts);
-        u64::try_from(policy.delay(attempts.max(1), seed).as_millis()).unwrap_or(longest_ms)
-    };
+    // Whatever became of the clock, it waits no longer than its own delay (rule F6).
+    let left_ms = u64::try_from(tried.due_ms.saturating_sub(now.wall_ms)).unwrap_or(0).min(tried.delay_ms);
     // A due time that has passed still tells that the delivery ended with a strike: one that is resumed does not count twice.
     let struck = tried.due_ms > GIVEN_BACK_MS;
     let due_ms = if struck { (now.monotonic_ms + left_ms).max(1) } else { 0 };

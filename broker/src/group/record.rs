@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! settled  tag | topic: 16 bytes | partition | how | runs | runs * (from - end of the run before | length)
-//! tried    tag | topic: 16 bytes | partition | tries | tries * (offset | epoch | attempts | due_ms | first_ms | lane: 16 bytes | slot
+//! tried    tag | topic: 16 bytes | partition | tries | tries * (offset | epoch | attempts | due_ms | delay_ms | first_ms | lane: 16 bytes | slot
 //!          | class length | class)
 //! ```
 
@@ -52,6 +52,12 @@ impl SettledAs {
 /// Due time of a record whose last delivery was given back (rule RT-5): at once, and not the end of a try.
 pub const GIVEN_BACK_MS: i64 = 1;
 
+/// Due time of a record that waits for somebody's decision (rule DL-8).
+pub const BLOCKED_MS: i64 = i64::MAX;
+
+/// Due time of a record whose tries are spent while earlier records of its key are in work: it dies once it is the first.
+pub const SPENT_MS: i64 = i64::MAX - 1;
+
 /// The tries of an unsettled record (rules AK-6, RT-6).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tried {
@@ -63,6 +69,9 @@ pub struct Tried {
     pub attempts: u32,
     /// Wall time of the next try; 0: it is under way, [`GIVEN_BACK_MS`]: at once, the last delivery did not count.
     pub due_ms: i64,
+    /// The delay that the due time was set with: after a start of the broker it waits no longer (rule F6).
+    #[serde(default)]
+    pub delay_ms: u64,
     /// Time of the first delivery.
     pub first_ms: i64,
     /// Its lane.
@@ -104,6 +113,9 @@ pub struct Intent {
     pub attempts: u32,
     /// Wall time of the next try, carried over by a spilled head; 0: at once.
     pub due_ms: i64,
+    /// The delay that the due time was set with (rule F6).
+    #[serde(default)]
+    pub delay_ms: u64,
     /// Time of the first delivery; 0: never delivered.
     pub first_delivery_ms: i64,
     /// Time of the first and the last failure; 0: none.
@@ -271,6 +283,15 @@ pub enum GroupRecord {
         client_version: String,
         /// When.
         time_ms: i64,
+    },
+    /// Who skipped records that were just settled, and why (rule AK-1): for the audit, nothing changes with it.
+    SkippedBy {
+        /// The partition.
+        source: Source,
+        /// Which.
+        runs: Vec<OffsetRange>,
+        /// Who, when and why.
+        act: Act,
     },
     /// A member is gone.
     Left {

@@ -39,6 +39,9 @@ pub(super) struct Redriven {
     /// The slot that was served last of each run of slots, so that no slot waits for another.
     served: BTreeMap<(Source, u32), KeySlot>,
     waiting: BTreeSet<(u64, EntryKey)>,
+    /// When each entry that waits is due by the monotonic clock, with the due time by the wall clock that this is of: the
+    /// wall clock is asked once (rule F6).
+    dues: BTreeMap<EntryKey, (i64, u64)>,
     ends: BTreeSet<(u64, EntryKey)>,
 }
 
@@ -118,7 +121,7 @@ impl Machine {
             let attempt = self.lease_entry(key, &entry, entry.attempts + 1, run.member, run.epoch, now);
             if attempt > 1 {
                 // Durable before the delivery (rule RT-6).
-                let tried = EntryRecord::Tried { key, attempts: attempt, due_ms: 0, class: None };
+                let tried = EntryRecord::Tried { key, attempts: attempt, due_ms: 0, delay_ms: 0, class: None };
                 self.commit_entry(tried, fx);
             }
             batch.after = After::Entries;
@@ -154,6 +157,7 @@ impl Machine {
             until_ms,
             started: false,
         };
+        self.redriven.dues.remove(&key);
         self.redriven.put(key, Place::Leased(lease));
         self.deadlines.arm(Timer::Entries, until_ms);
         attempt
@@ -242,17 +246,31 @@ impl Machine {
             return;
         }
         self.redriven.take(&key);
-        let Some(entry) = self.entries.get(&key).filter(|entry| self.may_go(&key, entry)) else { return };
+        let Some(entry) = self.entries.get(&key).filter(|entry| self.may_go(&key, entry)) else {
+            self.redriven.dues.remove(&key);
+            return;
+        };
         match entry.due_ms {
             super::dead::BLOCKED_MS => {}
-            // A clock that was set back makes nothing wait longer than the longest delay (rule F6).
-            due if due > now.wall_ms => {
-                let longest = crate::limits::RETRY_AFTER_MAX.as_millis() as u64;
-                let left = due.abs_diff(now.wall_ms).min(longest);
-                self.redriven.put(key, Place::Waiting(now.monotonic_ms + left));
-                self.arm_entries();
+            0 => {
+                self.redriven.dues.remove(&key);
+                self.put_ready(key, entry.slot);
             }
-            _ => self.put_ready(key, entry.slot),
+            due_ms => {
+                let known = self.redriven.dues.get(&key).filter(|(of, _)| *of == due_ms).map(|(_, at_ms)| *at_ms);
+                let at_ms = known.unwrap_or_else(|| {
+                    // Whatever became of the clock, it waits no longer than its own delay (rule F6).
+                    let left = u64::try_from(due_ms.saturating_sub(now.wall_ms)).unwrap_or(0).min(entry.delay_ms);
+                    now.monotonic_ms + left
+                });
+                self.redriven.dues.insert(key, (due_ms, at_ms));
+                if at_ms > now.monotonic_ms {
+                    self.redriven.put(key, Place::Waiting(at_ms));
+                    self.arm_entries();
+                } else {
+                    self.put_ready(key, entry.slot);
+                }
+            }
         }
     }
 
@@ -329,6 +347,7 @@ impl Machine {
             self.redriven.take(&key);
         }
         self.redriven.heads.retain(|(source, _), _| !of(*source));
+        self.redriven.dues.retain(|key, _| !of(key.source));
         self.redriven.served.retain(|(source, _), _| !of(*source));
     }
 }

@@ -209,7 +209,7 @@ impl GroupState {
     pub fn replay(&mut self, record: &GroupRecord) -> Result<(), String> {
         match record {
             GroupRecord::Created { .. } => return Err(format!("group {} is there already", self.id)),
-            GroupRecord::Deleted => {}
+            GroupRecord::Deleted | GroupRecord::SkippedBy { .. } => {}
             GroupRecord::Configured { config, notes } => {
                 self.config = (**config).clone();
                 self.notes = notes.clone();

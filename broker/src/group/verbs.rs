@@ -18,6 +18,9 @@ use crate::model::{LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, Source};
 /// Offsets of one verb that are looked at; nobody holds so many.
 const TARGETS_MAX: u64 = 4 * limits::HELD_RECORDS as u64;
 
+/// Characters of the reason for a skip that are kept.
+const SKIP_REASON_CHARS: usize = 1_024;
+
 pub(super) use super::answers::{AnswerId, Answers, PendingAnswer};
 
 /// What a verb settles.
@@ -91,7 +94,7 @@ impl Machine {
         self.end_answer(answer, fx);
     }
 
-    /// Settles the records that a member has, in order, and tells what became of each.
+    /// Settles the records that a member has, in order, and tells what became of each. Answers which it skipped.
     pub(super) fn settle_runs(
         &mut self,
         member: MemberId,
@@ -100,7 +103,7 @@ impl Machine {
         answer: AnswerId,
         now: Now,
         fx: &mut Effects,
-    ) {
+    ) -> Vec<OffsetRange> {
         let source = targets.source;
         let has_dead = self.has_dead(source);
         let mut done = Done::default();
@@ -117,12 +120,13 @@ impl Machine {
             }
         }
         if done.runs.is_empty() {
-            return;
+            return Vec::new();
         }
         done.runs.sort_unstable_by_key(|run| run.from);
         let after_ms = u64::try_from(now.wall_ms - done.first_append_ms).unwrap_or(0);
         fx.notices.push(Notice::Settled { records: done.records, after_ms });
         self.holes_told(source, &done.lanes, fx);
+        let settled = if how == SettledAs::Skipped { done.runs.clone() } else { Vec::new() };
         self.commit(GroupRecord::Settled { source, how, runs: done.runs }, fx);
         self.credit_back(member, done.leased, done.bytes);
         if done.suspects > 0
@@ -144,6 +148,7 @@ impl Machine {
                 }
             }
         }
+        settled
     }
 
     /// Takes a record that its member has out of its lane; whether it was that.
@@ -240,8 +245,13 @@ impl Machine {
     ) {
         let answer = self.begin_answer(member, request, targets.source);
         if how.kind == NackKind::Skip {
-            self.settle_runs(member, targets, SettledAs::Skipped, answer, now, fx);
-            fx.notices.push(Notice::Skipped { member, reason: how.reason.clone() });
+            let runs = self.settle_runs(member, targets, SettledAs::Skipped, answer, now, fx);
+            if !runs.is_empty() {
+                // Who and why is durable with it (rule AK-1).
+                let note = how.reason.chars().take(SKIP_REASON_CHARS).collect();
+                let act = self.member_act(member, note, now);
+                self.commit(GroupRecord::SkippedBy { source: targets.source, runs, act }, fx);
+            }
         } else {
             let mut budget = TARGETS_MAX;
             for run in &targets.runs {

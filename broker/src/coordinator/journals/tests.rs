@@ -83,6 +83,7 @@ fn opened(at: u64) -> EntryRecord {
         copy: offset(9),
         attempts: 6,
         due_ms: 0,
+        delay_ms: 0,
         first_delivery_ms: 40,
         reason: DeadReason::Attempts,
         class: Some("Timeout".into()),

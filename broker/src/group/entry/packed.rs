@@ -50,6 +50,7 @@ const _: () = assert!(size_of::<Packed>() <= 72, "a million entries are kept twi
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Rest {
     pub(super) due_ms: i64,
+    pub(super) delay_ms: u64,
     pub(super) first_delivery_ms: i64,
     pub(super) cycle: u32,
     pub(super) attempts: u32,
@@ -135,6 +136,7 @@ impl Packed {
         let mut share = |name: &Option<String>| name.as_deref().map(|name| names.share(name));
         let rest = Rest {
             due_ms: entry.due_ms,
+            delay_ms: entry.delay_ms,
             first_delivery_ms: entry.first_delivery_ms,
             cycle: entry.cycle,
             attempts: entry.attempts,
@@ -206,6 +208,7 @@ impl Packed {
             copy: self.copy,
             attempts: rest.attempts,
             due_ms: rest.due_ms,
+            delay_ms: rest.delay_ms,
             first_delivery_ms: rest.first_delivery_ms,
             reason: self.reason,
             class: rest.class.as_deref().map(str::to_owned),

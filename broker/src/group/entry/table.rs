@@ -232,11 +232,11 @@ impl EntryTable {
                 partition.remove(At::of(key));
                 partition.insert(At::of(key), packed);
             }
-            EntryRecord::Tried { key, attempts, due_ms, class } => {
+            EntryRecord::Tried { key, attempts, due_ms, delay_ms, class } => {
                 let class = class.as_deref().map(|class| self.names.share(class));
                 self.update(key, |packed| {
                     packed.change_rest(|rest| {
-                        (rest.attempts, rest.due_ms) = (*attempts, *due_ms);
+                        (rest.attempts, rest.due_ms, rest.delay_ms) = (*attempts, *due_ms, *delay_ms);
                         if class.is_some() {
                             rest.class = class;
                         }
@@ -246,7 +246,8 @@ impl EntryTable {
             EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act } => {
                 let mut entry = self.get(key).ok_or_else(|| format!("no entry {key:?}"))?;
                 (entry.state, entry.kind, entry.cycle, entry.job) = (*state, *kind, *cycle, *job);
-                (entry.attempts, entry.reason, entry.due_ms) = (*attempts, *reason, 0);
+                (entry.attempts, entry.reason) = (*attempts, *reason);
+                (entry.due_ms, entry.delay_ms) = (0, 0);
                 entry.class.clone_from(class);
                 entry.fingerprint.clone_from(fingerprint);
                 entry.act = act.clone();
@@ -293,7 +294,7 @@ impl EntryTable {
                 if job.is_some() {
                     packed.change_rest(|rest| {
                         rest.cycle = rest.cycle.saturating_add(1);
-                        (rest.attempts, rest.due_ms) = (0, 0);
+                        (rest.attempts, rest.due_ms, rest.delay_ms) = (0, 0, 0);
                     });
                 }
             })?;

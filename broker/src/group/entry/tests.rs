@@ -27,6 +27,7 @@ fn entry(lane: u128, state: EntryState) -> Entry {
         copy: Offset::new(9).unwrap(),
         attempts: 6,
         due_ms: 0,
+        delay_ms: 0,
         first_delivery_ms: 40,
         reason: DeadReason::Attempts,
         class: Some("Timeout".into()),
@@ -144,7 +145,7 @@ fn an_unknown_entry_is_an_error_and_changes_nothing() {
     let unknown = key(6);
     let act = Act::default();
     let records = [
-        EntryRecord::Tried { key: unknown, attempts: 1, due_ms: 0, class: None },
+        EntryRecord::Tried { key: unknown, attempts: 1, due_ms: 0, delay_ms: 0, class: None },
         EntryRecord::Edited { key: unknown, copy: Offset::ZERO, act: act.clone() },
         EntryRecord::Redriving { keys: vec![key(5), unknown], job: Some(1), act },
     ];
@@ -174,6 +175,7 @@ fn every_field_of_an_entry_comes_back_from_the_table_and_from_the_journal() {
         job: Some(3),
         cycle: 2,
         due_ms: -7,
+        delay_ms: 40,
         blocked_by: Some(key(1)),
         versions: vec![Offset::new(11).unwrap()],
         act: Act { actor: "a".into(), time_ms: 1, note: "n".into() },
@@ -229,7 +231,7 @@ proptest! {
             match (step, model.get_mut(&key)) {
                 (0 | 1, Some(old)) => {
                     change(&mut table, offset, state);
-                    (old.state, old.due_ms) = (state, 0);
+                    (old.state, old.due_ms, old.delay_ms) = (state, 0, 0);
                     old.act = Act { actor: "ops".into(), time_ms: 60, note: "seen".into() };
                 }
                 (2, Some(_)) => {
@@ -238,9 +240,9 @@ proptest! {
                 }
                 (3, Some(old)) => {
                     let class = Some(format!("class {offset}"));
-                    let record = EntryRecord::Tried { key, attempts: 2, due_ms: 9, class: class.clone() };
+                    let record = EntryRecord::Tried { key, attempts: 2, due_ms: 9, delay_ms: 8, class: class.clone() };
                     table.replay(&record).unwrap();
-                    (old.attempts, old.due_ms, old.class) = (2, 9, class);
+                    (old.attempts, old.due_ms, old.delay_ms, old.class) = (2, 9, 8, class);
                 }
                 _ => {
                     let new = Entry { holds, ..entry(lane, state) };

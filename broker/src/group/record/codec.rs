@@ -32,6 +32,7 @@ pub fn encode(group: GroupId, record: &GroupRecord) -> Vec<u8> {
                 put(&mut out, tried.epoch.get().into());
                 put(&mut out, tried.attempts.into());
                 put(&mut out, tried.due_ms as u64);
+                put(&mut out, tried.delay_ms);
                 put(&mut out, tried.first_ms as u64);
                 out.extend_from_slice(&tried.lane.0.to_le_bytes());
                 put(&mut out, tried.slot.get().into());
@@ -145,6 +146,7 @@ fn decode_tried(input: &mut Input<'_>) -> Result<GroupRecord, String> {
             epoch: PartitionEpoch::new(input.u32()?).ok_or("an epoch beyond the greatest")?,
             attempts: input.u32()?,
             due_ms: input.varint()? as i64,
+            delay_ms: input.varint()?,
             first_ms: input.varint()? as i64,
             lane: LaneKey(u128::from_le_bytes(input.array()?)),
             slot: KeySlot::new(input.u32()?).ok_or("a slot beyond the last")?,

@@ -390,3 +390,32 @@ fn dl_4_an_entry_without_a_lane_that_was_redriven_before_its_record_was_settled_
     rig.open_moves();
     assert_eq!(entries(&mut rig), [0]);
 }
+
+#[test]
+fn f6_a_step_of_the_wall_clock_moves_no_entry_that_waits_and_after_a_restart_it_waits_its_own_delay_at_most() {
+    for (hours, restart) in [(-240, false), (240, false), (-5, true), (-240, true)] {
+        let mut rig = dead_lane(config());
+        rig.redrive(5, s(), &[0, 2, 3]).unwrap();
+        assert_eq!(entries(&mut rig), [0]);
+        assert_eq!(rig.nack_entry(1, s(), &[0], NackKind::Retry), [AckStatus::Ok]);
+        rig.now.wall_ms += hours * 3_600_000;
+        if restart {
+            rig = rig.restart(0);
+            rig.pass(900);
+            rig.join(2, 1_000);
+            rig.pass_alive(99, &[2]);
+            assert!(rig.both(2).1.is_empty(), "{hours} hours: too early");
+            // Only what its first owner left undone keeps it now.
+            rig.pass_alive(15_000, &[2]);
+            assert_eq!(rig.both(2).1, [0], "{hours} hours");
+            continue;
+        }
+        // Something else about the lane changes meanwhile.
+        rig.append(s(), &[1]);
+        rig.settle_moves();
+        rig.pass_alive(999, &[1]);
+        assert!(entries(&mut rig).is_empty(), "{hours} hours: too early");
+        rig.pass_alive(1, &[1]);
+        assert_eq!(entries(&mut rig), [0], "{hours} hours");
+    }
+}

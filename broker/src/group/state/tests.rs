@@ -62,6 +62,7 @@ fn intend(state: &mut GroupState, number: u64, offset: u64) {
         cycle: 0,
         attempts: 6,
         due_ms: 0,
+        delay_ms: 0,
         first_delivery_ms: 0,
         first_failure_ms: 0,
         last_failure_ms: 0,

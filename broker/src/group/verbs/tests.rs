@@ -358,3 +358,22 @@ fn a_verb_about_all_offsets_there_are_costs_little_and_names_what_it_did() {
     rig.verb(1, Verb::Started { targets: all });
     assert_eq!(rig.floor(log()), 2);
 }
+
+#[test]
+fn ak_1_who_skips_a_record_and_why_is_in_the_journal() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 10);
+    rig.append(source(1, 0), &[1, 2]);
+    assert_eq!(rig.nack(1, source(1, 0), &[0, 1], NackKind::Skip), [AckStatus::Ok, AckStatus::Ok]);
+    let skipped = rig.journal.iter().find_map(|record| match record {
+        GroupRecord::SkippedBy { runs, act, .. } => Some((runs.clone(), act.clone())),
+        _ => None,
+    });
+    let (runs, act) = skipped.expect("it is said");
+    assert_eq!(runs, [crate::model::OffsetRange { from: at(0), to: at(2) }]);
+    assert!(act.actor.contains("client-1") && act.note == "not needed", "{act:?}");
+    assert_eq!(rig.nack(1, source(1, 0), &[0], NackKind::Skip), [AckStatus::AlreadySettled]);
+    let times = rig.journal.iter().filter(|record| matches!(record, GroupRecord::SkippedBy { .. })).count();
+    assert_eq!(times, 1, "once");
+    assert_eq!(rig.restart(10).floor(source(1, 0)), 2);
+}
