@@ -122,6 +122,12 @@ pub const PRODUCER_IDLE_MS: i64 = 3_600_000;
 pub const PRODUCERS: usize = 100_000;
 /// Batches remembered per producer and partition (rule PR-7).
 pub const PRODUCER_WINDOW: usize = 64;
+/// Event ids remembered per topic (rule PR-8).
+pub const EVENT_IDS: u32 = 1_000_000;
+/// The least time in milliseconds for which event ids are remembered, if they are.
+pub const DEDUP_WINDOW_MS_MIN: u64 = 1_000;
+/// How long event ids are remembered in milliseconds, unless their topic says otherwise.
+pub const DEDUP_WINDOW_MS: u64 = 86_400_000;
 /// Unsynced bytes of a partition up to which its appends run inline.
 pub const INLINE_UNSYNCED_BYTES: u64 = 8 << 20;
 /// Buffers of one vectored write: `IOV_MAX` on Linux and macOS.

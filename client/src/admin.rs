@@ -7,7 +7,7 @@ use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
-use crate::types::{OffsetAt, Partition, PartitionOffset, Topic, TopicConfig, TopicId, signed, unsigned};
+use crate::types::{EventIds, OffsetAt, Partition, PartitionOffset, Topic, TopicConfig, TopicId, signed, unsigned};
 
 /// Administration of a broker.
 #[derive(Debug, Clone)]
@@ -235,6 +235,25 @@ impl Admin {
     /// # Errors
     /// `TOPIC_NOT_FOUND`, `PARTITION_NOT_FOUND`.
     pub async fn describe_partitions(&self, name: &str, partitions: &[u32]) -> Result<Vec<Partition>, Error> {
+        let described = self.describe(name, partitions).await?;
+        Ok(described.partitions.into_iter().map(Partition::from_wire).collect())
+    }
+
+    /// The event ids that a topic remembers; `None` if it finds out no repeats.
+    ///
+    /// # Errors
+    /// `TOPIC_NOT_FOUND`.
+    pub async fn event_ids(&self, name: &str) -> Result<Option<EventIds>, Error> {
+        let described = self.describe(name, &[0]).await?;
+        Ok(described.event_ids.map(|ids| EventIds {
+            ids: unsigned(ids.ids),
+            max_ids: unsigned(ids.max_ids),
+            span_ms: u64::try_from(ids.span_ms).ok(),
+            ready: ids.ready,
+        }))
+    }
+
+    async fn describe(&self, name: &str, partitions: &[u32]) -> Result<v1::DescribePartitionsResponse, Error> {
         let request = v1::DescribePartitionsRequest { name: name.to_owned(), partitions: partitions.to_vec() };
         let response = self
             .client
@@ -243,7 +262,7 @@ impl Admin {
                 async move { topics.describe_partitions(request).await }
             })
             .await?;
-        Ok(response.partitions.into_iter().map(Partition::from_wire).collect())
+        Ok(response)
     }
 
     /// Opens a fenced partition for writing again.

@@ -35,9 +35,11 @@
 //! ```
 
 pub mod admin;
+pub mod cloud_events;
 pub mod connection;
 pub mod consumer;
 pub mod dead_letter;
+pub mod envelope;
 pub mod error;
 pub mod groups;
 pub mod payload;
@@ -55,6 +57,7 @@ pub use consumer::{
     AckOutcome, ConsumedRecord, Consumer, ConsumerBuilder, ConsumerEvent, ConsumerHandle, Delivery, HandlerError,
 };
 pub use dead_letter::{DeadLetters, EntrySelector};
+pub use envelope::Envelope;
 pub use error::{Error, ErrorKind, ErrorReason, Outcome};
 pub use groups::{GroupConfig, GroupMode, GroupPosition, Groups, NewGroup, RetryPolicy};
 pub use producer::{Producer, ProducerBuilder, Receipt};
@@ -62,6 +65,6 @@ pub use projection::{OnPoison, Projection, ProjectionBuilder, ProjectionHandle, 
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
 pub use tokio_stream::StreamExt;
 pub use types::{
-    AckLevel, Codec, DeadLettersOf, HoldGroups, OffsetAt, Partition, Record, RecordPosition, Topic, TopicConfig,
-    TopicId,
+    AckLevel, Codec, DeadLettersOf, EnvelopePolicy, EventIds, HoldGroups, OffsetAt, Partition, Record, RecordPosition,
+    Topic, TopicConfig, TopicId,
 };

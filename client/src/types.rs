@@ -9,6 +9,11 @@ use bytes::Bytes;
 pub use sawlog_proto::batch::Codec;
 use sawlog_proto::v1;
 
+pub use self::holds::HoldGroups;
+pub use crate::envelope::{EnvelopePolicy, EventIds};
+
+mod holds;
+
 /// How safe a record is when it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum AckLevel {
@@ -147,7 +152,7 @@ pub struct RecordPosition {
     pub offset: u64,
     /// Time of the append in milliseconds since 1970.
     pub append_time_ms: i64,
-    /// The record had been appended before, by a try whose answer was lost.
+    /// The record had been appended before: by a try whose answer was lost, or under the same event id.
     pub duplicate: bool,
     /// How safe it is.
     pub ack: AckLevel,
@@ -187,29 +192,13 @@ pub struct TopicConfig {
     pub flush_interval_ms: Option<i64>,
     /// Groups whose unread records retention keeps.
     pub hold_groups: Option<HoldGroups>,
-}
-
-/// Groups whose unread records retention keeps beyond the limits of a topic, and for how long.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct HoldGroups {
-    /// Names of groups, at most 16; one that does not exist holds nothing.
-    pub groups: Vec<String>,
-    /// Milliseconds for which a segment is kept for them beyond its time; `None`: 7 days.
-    pub max_ms: Option<i64>,
-    /// Bytes of a partition that are kept for them beyond its limits; `None`: its share of 20 % of the disk.
-    pub max_bytes: Option<i64>,
-}
-
-impl HoldGroups {
-    fn to_wire(&self) -> v1::HoldGroups {
-        let (max_ms, max_bytes) = (self.max_ms.unwrap_or(0), self.max_bytes.unwrap_or(0));
-        v1::HoldGroups { groups: self.groups.clone(), max_ms, max_bytes }
-    }
-
-    fn from_wire(wire: &v1::HoldGroups) -> Self {
-        let given = |value: i64| Some(value).filter(|value| *value > 0);
-        Self { groups: wire.groups.clone(), max_ms: given(wire.max_ms), max_bytes: given(wire.max_bytes) }
-    }
+    /// What it does about envelopes; default off.
+    pub envelope: Option<EnvelopePolicy>,
+    /// Milliseconds from its first append for which a repeat of an event id is found out; 0: never; -1: as long as the
+    /// record is kept. Default a day, or 0 if `envelope` is off.
+    pub dedup_window_ms: Option<i64>,
+    /// Event ids remembered at most, 1 to 1,000,000; the oldest leave first.
+    pub dedup_max_ids: Option<i64>,
 }
 
 impl TopicConfig {
@@ -231,6 +220,9 @@ impl TopicConfig {
             max_record_bytes: self.max_record_bytes,
             flush_interval_ms: self.flush_interval_ms,
             hold_groups: self.hold_groups.as_ref().map(HoldGroups::to_wire),
+            envelope: EnvelopePolicy::to_wire(self.envelope).into(),
+            dedup_window_ms: self.dedup_window_ms,
+            dedup_max_ids: self.dedup_max_ids,
         }
     }
 
@@ -252,6 +244,9 @@ impl TopicConfig {
             max_record_bytes: wire.max_record_bytes,
             flush_interval_ms: wire.flush_interval_ms,
             hold_groups: wire.hold_groups.as_ref().map(HoldGroups::from_wire),
+            envelope: EnvelopePolicy::from_wire(wire.envelope()),
+            dedup_window_ms: wire.dedup_window_ms,
+            dedup_max_ids: wire.dedup_max_ids,
         }
     }
 
@@ -269,6 +264,9 @@ impl TopicConfig {
             ("max_record_bytes", self.max_record_bytes.is_some()),
             ("flush_interval_ms", self.flush_interval_ms.is_some()),
             ("hold_groups", self.hold_groups.is_some()),
+            ("envelope", self.envelope.is_some()),
+            ("dedup_window_ms", self.dedup_window_ms.is_some()),
+            ("dedup_max_ids", self.dedup_max_ids.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("config.{name}")).collect()
     }

@@ -2,11 +2,13 @@
 //!
 //! - [`v1`]: the generated gRPC messages and services of package `sawlog.v1`.
 //! - [`batch`]: Kafka's RecordBatch v2, which carries records on the wire and on disk.
+//! - [`envelope`]: names and forms of the headers that describe an event.
 //! - [`partitioner`]: from a key to its partition and its key slot, by version.
 //!
 //! It knows no socket, file or clock.
 
 pub mod batch;
+pub mod envelope;
 pub mod partitioner;
 
 /// Generated messages and services of package `sawlog.v1`.

@@ -72,6 +72,7 @@ impl TopicDefaults {
             max_record_bytes: limits::RECORD_BYTES_DEFAULT,
             flush_interval_ms: 1_000,
             holds: crate::topics::GroupHolds::default(),
+            events: crate::topics::EventSettings::default(),
         }
     }
 

@@ -399,7 +399,7 @@ fn batch_of(record: &BatchRecord, headers: &[(&'static str, Bytes)]) -> CheckedB
     mover::push(&mut builder, &bare(record.clone()), headers);
     let bytes = builder.finish();
     let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
-    CheckedBatch { header, bytes, request: None }
+    CheckedBatch { header, bytes, request: None, events: None }
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ pub(super) fn checked(records: &[BatchRecord]) -> CheckedBatch {
         builder.push_raw(record.timestamp_ms, record.key.as_deref(), record.value.as_deref(), headers);
     }
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("ours"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("ours"), bytes, request: None, events: None }
 }
 
 impl PartitionLog for MemoryLog {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use sawlog_proto::v1;
 
+use super::convert_events;
 use super::status::{self, Problem};
 use crate::model::{AckLevel, Filter, HeaderCondition, HeaderValue, Offset, PartitionEpoch, PartitionId, TopicName};
 use crate::partition::{PartitionState, PartitionStatus};
@@ -116,6 +117,7 @@ pub(super) fn merge_config(base: TopicConfig, config: &v1::TopicConfig) -> Resul
     if let Some(holds) = &config.hold_groups {
         merged.holds = group_holds(holds)?;
     }
+    convert_events::merge(&mut merged.events, config)?;
     Ok(merged)
 }
 
@@ -174,6 +176,9 @@ pub(super) fn masked(
             "config.segment_ms" => chosen.segment_ms = given.segment_ms,
             "config.max_record_bytes" => chosen.max_record_bytes = given.max_record_bytes,
             "config.hold_groups" => chosen.hold_groups = Some(given.hold_groups.clone().unwrap_or_default()),
+            "config.envelope" => chosen.envelope = given.envelope,
+            "config.dedup_window_ms" => chosen.dedup_window_ms = given.dedup_window_ms,
+            "config.dedup_max_ids" => chosen.dedup_max_ids = given.dedup_max_ids,
             "config.flush_interval_ms" => chosen.flush_interval_ms = given.flush_interval_ms,
             _ => return Err(status::invalid_field("update_mask", path, "fields of a topic")),
         }
@@ -226,6 +231,9 @@ fn config_to_wire(config: &TopicConfig) -> v1::TopicConfig {
             max_bytes: config.holds.max_bytes.and_then(wire).unwrap_or(0),
         })
         .filter(|holds| *holds != v1::HoldGroups::default()),
+        envelope: convert_events::envelope_to_wire(config.events.envelope).into(),
+        dedup_window_ms: Some(convert_events::window_to_wire(config.events.dedup_window())),
+        dedup_max_ids: Some(i64::from(config.events.max_ids)),
     }
 }
 
@@ -294,6 +302,7 @@ mod tests {
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
             holds: GroupHolds::default(),
+            events: crate::topics::EventSettings::default(),
         }
     }
 
@@ -334,7 +343,8 @@ mod tests {
             assert!(merge_config(config(), &given).is_err(), "{given:?}");
         }
         let wire = config_to_wire(&config());
-        assert_eq!(merge_config(TopicConfig { partitions: 1, ..config() }, &wire).expect("all given"), config());
+        let merged = merge_config(TopicConfig { partitions: 1, ..config() }, &wire).expect("all given");
+        assert!(merged.differences(&config()).is_empty(), "{merged:?}");
     }
 
     #[test]

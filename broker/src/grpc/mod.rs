@@ -10,6 +10,7 @@
 mod consume;
 mod convert;
 mod convert_config;
+mod convert_events;
 mod convert_groups;
 mod convert_letters;
 mod convert_views;
@@ -19,6 +20,7 @@ mod groups;
 mod guard;
 mod ids;
 mod produce;
+mod produce_events;
 mod produce_stream;
 mod raw_body;
 mod read;

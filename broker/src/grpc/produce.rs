@@ -15,13 +15,14 @@ use sawlog_proto::v1::{self, produce_request::Payload, produce_service_server::P
 use tonic::{Request, Response, Status, Streaming};
 
 use super::gate::Permits;
+use super::produce_events::{self, Answered};
 use super::produce_stream::Responses;
 use super::status::{self, Outcome, Problem};
 use super::{Context, convert};
-use crate::model::PartitionId;
-use crate::partition::admit::{self, AdmitError, AdmitRules, PlainRecord};
+use crate::model::{AckLevel, PartitionId};
+use crate::partition::admit::{self, AdmitError, AdmitRules, EnvelopePolicy, EventRules, PlainRecord};
 use crate::partition::{AppendAck, AppendFailure, BoxFuture, CheckedBatch, Permit, RequestStamp};
-use crate::topics::{Topic, Validation};
+use crate::topics::{EventAck, Topic, Validation};
 
 /// The handler.
 #[derive(Debug, Clone)]
@@ -93,6 +94,7 @@ fn rules_of(topic: &Topic) -> AdmitRules {
         ack_floor: current.config.ack_floor,
         deep: current.config.validation == Validation::Full,
         max_record_bytes: current.config.max_record_bytes,
+        events: EventRules { envelope: current.config.events.envelope, dedup: current.config.events.dedup() },
     }
 }
 
@@ -109,10 +111,14 @@ pub(super) fn begin(
     let name = topic.name.as_str();
     let asked = convert::ack_level("ack", request.ack).map_err(not_written)?;
     let level = admit::level(&rules, asked).map_err(|error| status::admit(name, &error))?;
-    let mut pending = Pending::new(context, topic);
+    let mut pending = Pending::new(context, topic, level);
     match request.payload {
-        Some(Payload::Records(plain)) => {
+        Some(Payload::Records(mut plain)) => {
             let stamp = request.producer.map(request_stamp).transpose().map_err(not_written)?;
+            if rules.events.envelope == EnvelopePolicy::Fill {
+                let producer = stamp.map(|stamp| context.parts.topics.producer_name(stamp.producer_id));
+                produce_events::fill(&mut plain.records, producer.as_deref(), context.now_ms());
+            }
             let spread = context.spread.fetch_add(1, Ordering::Relaxed);
             let now = context.now_ms();
             let admitted = admit::admit_records(&rules, &plain.records, stamp, spread, Codec::None, now);
@@ -121,9 +127,7 @@ pub(super) fn begin(
             let mut permit = permit;
             for part in admitted.parts {
                 let own = permit.split(part.batch.as_ref().map_or(0, |batch| batch.bytes.len()));
-                pending.add(&rules, part.partition, part.record_count, part.batch, |log, batch| {
-                    log.append(batch, level, own)
-                });
+                pending.add(&rules, part.partition, part.record_count, part.batch, own);
             }
         }
         Some(Payload::RecordBatch(ready)) => {
@@ -136,8 +140,7 @@ pub(super) fn begin(
             };
             let batch = admit::admit_batch(&rules, ready, context.now_ms());
             let count = batch.as_ref().map_or(0, |batch| batch.header.record_count);
-            pending
-                .add(&rules, Some(PartitionId(partition)), count, batch, |log, batch| log.append(batch, level, permit));
+            pending.add(&rules, Some(PartitionId(partition)), count, batch, permit);
         }
         None => {
             let problem = status::invalid_field("payload", "nothing", "records or record_batch");
@@ -162,8 +165,11 @@ fn request_stamp(producer: v1::ProducerRequest) -> Result<RequestStamp, Problem>
 
 type Append = BoxFuture<'static, Result<AppendAck, AppendFailure>>;
 
+type AppendEvents = BoxFuture<'static, Result<EventAck, AppendFailure>>;
+
 enum Part {
     Waiting { partition: u32, append: Append },
+    Events { partition: u32, record_count: u32, bytes: bytes::Bytes, append: AppendEvents },
     Done(v1::PartResult),
 }
 
@@ -171,14 +177,16 @@ enum Part {
 pub(super) struct Pending {
     metrics: Arc<crate::metrics::Metrics>,
     topic: Arc<Topic>,
+    level: AckLevel,
     parts: Vec<Part>,
     /// Of plain records: for each its part, and its place in the part.
     places: Option<Vec<(u32, u32)>>,
 }
 
 impl Pending {
-    fn new(context: &Context, topic: &Arc<Topic>) -> Self {
-        Self { metrics: Arc::clone(context.metrics()), topic: Arc::clone(topic), parts: Vec::new(), places: None }
+    fn new(context: &Context, topic: &Arc<Topic>, level: AckLevel) -> Self {
+        let (metrics, topic) = (Arc::clone(context.metrics()), Arc::clone(topic));
+        Self { metrics, topic, level, parts: Vec::new(), places: None }
     }
 
     /// Takes up a part: appends its batch, or keeps why it was refused.
@@ -188,12 +196,20 @@ impl Pending {
         partition: Option<PartitionId>,
         record_count: u32,
         batch: Result<CheckedBatch, AdmitError>,
-        append: impl FnOnce(&dyn crate::partition::PartitionLog, CheckedBatch) -> Append,
+        permit: Permit,
     ) {
         let number = partition.map_or(0, |partition| partition.0);
         let log = partition.and_then(|partition| self.topic.partition(partition));
         let part = match (batch, log) {
-            (Ok(batch), Some(log)) => Part::Waiting { partition: number, append: append(&**log, batch) },
+            (Ok(batch), Some(_)) if batch.events.is_some() => Part::Events {
+                partition: number,
+                record_count,
+                bytes: batch.bytes.clone(),
+                append: self.topic.append_events(PartitionId(number), batch, self.level, permit),
+            },
+            (Ok(batch), Some(log)) => {
+                Part::Waiting { partition: number, append: log.append(batch, self.level, permit) }
+            }
             (Ok(_), None) => {
                 let error = AdmitError::NoPartition { found: number, partitions: rules.partitions };
                 Part::Done(self.refused(rules, number, record_count, &error))
@@ -230,6 +246,7 @@ impl Pending {
                 duplicate: ack.duplicate,
                 failure: None,
                 record_failures: Vec::new(),
+                repeats: Vec::new(),
             },
             Err(failure) => {
                 let problem = status::append(self.topic.name.as_str(), partition, failure);
@@ -239,18 +256,37 @@ impl Pending {
         }
     }
 
+    /// The result of a part with event ids.
+    fn done_events(
+        &self,
+        part: usize,
+        (partition, record_count): (u32, u32),
+        bytes: &bytes::Bytes,
+        result: Result<EventAck, AppendFailure>,
+    ) -> v1::PartResult {
+        let ack = match result {
+            Ok(ack) => ack,
+            Err(failure) => return self.done(partition, Err(failure)),
+        };
+        if let (Some(written), true) = (ack.written, ack.found.is_empty()) {
+            return self.done(partition, Ok(written));
+        }
+        let own = |places: &Vec<(u32, u32)>| {
+            let all = (0..).zip(places).filter(|(_, (of, _))| *of as usize == part);
+            all.map(|(index, _)| index).collect()
+        };
+        let (topic, level, in_request) = (self.topic.name.as_str(), self.level, self.places.as_ref().map(own));
+        let answered = Answered { topic, partition, record_count, level, bytes, in_request };
+        answered.result(&ack, &self.metrics)
+    }
+
     fn response(&mut self) -> v1::ProduceResponse {
         let part = |part| match part {
             Part::Done(result) => result,
-            Part::Waiting { .. } => unreachable!("every part was waited for"),
+            Part::Waiting { .. } | Part::Events { .. } => unreachable!("every part was waited for"),
         };
         let parts: Vec<v1::PartResult> = std::mem::take(&mut self.parts).into_iter().map(part).collect();
-        let record = |(part, index): (u32, u32)| {
-            let part = &parts[part as usize];
-            let offset = part.failure.is_none().then(|| part.base_offset + i64::from(index));
-            v1::RecordResult { partition: part.partition, offset }
-        };
-        let records = self.places.take().unwrap_or_default().into_iter().map(record).collect();
+        let records = produce_events::records(&parts, &self.places.take().unwrap_or_default());
         v1::ProduceResponse { topic_id: self.topic.uuid.to_string(), parts, records }
     }
 }
@@ -261,10 +297,19 @@ impl Future for Pending {
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<v1::ProduceResponse> {
         let mut waiting = false;
         for index in 0..self.parts.len() {
-            let Part::Waiting { partition, append } = &mut self.parts[index] else { continue };
-            let partition = *partition;
-            match append.as_mut().poll(context) {
-                Poll::Ready(result) => self.parts[index] = Part::Done(self.done(partition, result)),
+            let done = match &mut self.parts[index] {
+                Part::Done(_) => continue,
+                Part::Waiting { partition, append } => {
+                    let partition = *partition;
+                    append.as_mut().poll(context).map(|result| self.done(partition, result))
+                }
+                Part::Events { partition, record_count, bytes, append } => {
+                    let (part, bytes) = ((*partition, *record_count), bytes.clone());
+                    append.as_mut().poll(context).map(|result| self.done_events(index, part, &bytes, result))
+                }
+            };
+            match done {
+                Poll::Ready(result) => self.parts[index] = Part::Done(result),
                 Poll::Pending => waiting = true,
             }
         }

@@ -128,6 +128,11 @@ impl Problem {
         Self { reason, message: message.into(), facts: Vec::new() }
     }
 
+    /// The sentence for people.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// With one fact more.
     pub(crate) fn fact(mut self, key: &'static str, value: impl ToString) -> Self {
         self.facts.push((key, value.to_string()));
@@ -359,6 +364,7 @@ fn append_failure(failure: AppendFailure) -> (Problem, Outcome) {
         AppendFailure::BrokerReadOnly { cause } => Problem::new(R::BrokerReadOnly, message).fact("cause", cause),
         AppendFailure::ShuttingDown => shutting_down(),
         AppendFailure::Recovering => Problem::new(R::Recovering, message).fact("scope", "partition"),
+        AppendFailure::EventIds => Problem::new(R::NotWritten, message).fact("cause", "a repeat in the batch"),
     };
     (problem, outcome)
 }

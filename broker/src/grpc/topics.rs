@@ -6,7 +6,7 @@ use sawlog_proto::v1::{self, topic_service_server::TopicService};
 use tonic::{Request, Response, Status};
 
 use super::status::{self, Problem};
-use super::{Context, convert};
+use super::{Context, convert, convert_events};
 use crate::model::PartitionId;
 use crate::topics::{NewTopic, Topic, TopicError, TopicNotes, TopicUpdate};
 
@@ -108,7 +108,9 @@ impl TopicHandler {
             convert::partition_to_wire(id, status)
         };
         let partitions = ids.into_iter().map(describe).collect();
-        Ok(v1::DescribePartitionsResponse { topic_id: topic.uuid.to_string(), partitions })
+        let events = topic.event_ids();
+        let event_ids = events.is_active().then(|| convert_events::status_to_wire(events.status()));
+        Ok(v1::DescribePartitionsResponse { topic_id: topic.uuid.to_string(), partitions, event_ids })
     }
 
     async fn reopen(&self, request: &v1::ReopenPartitionRequest) -> Result<v1::ReopenPartitionResponse, Problem> {

@@ -131,6 +131,7 @@ pub mod sabotage;
 pub mod scan;
 mod segment;
 pub mod segment_header;
+pub mod sidecar;
 pub mod storage;
 #[cfg(test)]
 mod test_support;

@@ -10,6 +10,7 @@
 
 mod collectors;
 mod dead_letters;
+mod event_ids;
 mod groups;
 mod journals;
 mod kafka;
@@ -25,6 +26,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use collectors::{PartitionCollector, ProcessCollector};
+use event_ids::EventIdsCollector;
+pub use event_ids::EventIdsSample;
 use groups::{GroupCollector, GroupFamilies};
 use journals::JournalFamilies;
 
@@ -73,6 +76,10 @@ pub struct PartitionSample<'a> {
 pub trait PartitionSource: std::fmt::Debug + Send + Sync {
     /// Calls `visit` once for every partition, topic by topic in order of their names.
     fn visit(&self, visit: &mut dyn FnMut(PartitionSample<'_>));
+    /// Calls `visit` once for every topic that finds out repeats of event ids.
+    fn visit_event_ids(&self, visit: &mut dyn FnMut(&str, EventIdsSample)) {
+        let _ = visit;
+    }
 }
 
 /// The counters of one partition, or of its topic if partitions are not told apart. Cheap to clone, to be kept.
@@ -169,6 +176,7 @@ impl Metrics {
             samples: Arc::clone(&metrics.group_samples),
             per_partition: metrics.per_partition,
         }));
+        registry.register_collector(Box::new(EventIdsCollector { source: Arc::clone(&metrics.source) }));
         registry.register_collector(Box::new(PartitionCollector {
             source: Arc::clone(&metrics.source),
             per_partition: metrics.per_partition,

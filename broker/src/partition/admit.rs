@@ -3,11 +3,15 @@
 //!
 //! It must not know of messages, partitions' state or the clock.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use sawlog_proto::batch::{self, BatchBuilder, BatchError, BatchHeader, BatchLimits, Codec};
 use sawlog_proto::partitioner::partition_of;
 
-use super::{CheckedBatch, RequestStamp};
+pub use super::admit_events::{EnvelopePolicy, EventRules};
+use super::events::{EventBatch, EventRef};
+use super::{CheckedBatch, RequestStamp, admit_events};
 use crate::limits;
 use crate::model::{AckLevel, PartitionId};
 
@@ -33,6 +37,8 @@ pub struct AdmitRules {
     pub deep: bool,
     /// Largest record in bytes: key, value and headers.
     pub max_record_bytes: u64,
+    /// What is asked of envelopes and event ids.
+    pub events: EventRules,
 }
 
 /// A plain record as its caller holds it.
@@ -98,6 +104,14 @@ pub enum RecordRefusal {
         max_count: u64,
         /// Bytes allowed.
         max_bytes: u64,
+    },
+    /// The envelope that the topic asks for is missing, or an event id is no good.
+    #[error("header {header}: {found}")]
+    Envelope {
+        /// The header.
+        header: &'static str,
+        /// What was found.
+        found: String,
     },
     /// The time is negative or too far in the future.
     #[error("the time {found} ms is not between 0 and {max} ms")]
@@ -222,6 +236,10 @@ pub fn admit_records<R: PlainRecord>(
         };
         let (part_index, part) = parts.of(partition, codec);
         places.push((part_index, part.count));
+        let refusal = match refusal {
+            None if rules.events.any() => part.take_event(rules, record).err(),
+            refusal => refusal,
+        };
         part.count += 1;
         match refusal {
             Some(refusal) => part.refused.push((index, refusal)),
@@ -248,6 +266,7 @@ struct Draft {
     count: u32,
     builder: BatchBuilder,
     refused: Vec<(u32, RecordRefusal)>,
+    events: Vec<EventRef>,
 }
 
 impl Parts {
@@ -261,13 +280,18 @@ impl Parts {
         if *index == u32::MAX {
             *index = self.list.len() as u32;
             let builder = BatchBuilder::new(codec);
-            self.list.push(Draft { partition, count: 0, builder, refused: Vec::new() });
+            self.list.push(Draft { partition, count: 0, builder, refused: Vec::new(), events: Vec::new() });
         }
         (*index, &mut self.list[*index as usize])
     }
 }
 
 impl Draft {
+    fn take_event<R: PlainRecord>(&mut self, rules: &AdmitRules, record: &R) -> Result<(), RecordRefusal> {
+        self.events.extend(admit_events::of_plain(rules, record, self.count)?);
+        Ok(())
+    }
+
     fn finish(mut self, request: Option<RequestStamp>) -> Part {
         Part { partition: self.partition.map(PartitionId), record_count: self.count, batch: self.build(request) }
     }
@@ -287,7 +311,9 @@ impl Draft {
             return Err(too_large(bytes.len()));
         }
         let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
-        Ok(CheckedBatch { header, bytes, request })
+        let events = std::mem::take(&mut self.events);
+        let events = (!events.is_empty()).then(|| Arc::new(EventBatch::new(events, false)));
+        Ok(CheckedBatch { header, bytes, request, events })
     }
 }
 
@@ -393,7 +419,8 @@ pub fn admit_batch(rules: &AdmitRules, ready: ReadyBatch, now_ms: i64) -> Result
     if header.codec == Codec::None && (rules.deep || rules.keyed) {
         walk(rules, partition, &header, &bytes, &bounds, now_ms)?;
     }
-    Ok(CheckedBatch { header, bytes, request: None })
+    let events = admit_events::of_batch(rules, &bytes)?.map(Arc::new);
+    Ok(CheckedBatch { header, bytes, request: None, events })
 }
 
 fn walk(

@@ -42,6 +42,7 @@ fn rules(partitions: u32, keyed: bool) -> AdmitRules {
         ack_floor: AckLevel::Durable,
         deep: true,
         max_record_bytes: limits::RECORD_BYTES_DEFAULT,
+        events: EventRules::default(),
     }
 }
 

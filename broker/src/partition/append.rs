@@ -37,8 +37,8 @@ use super::pulse::Pulse;
 use super::sync::{Arc, Mutex};
 use super::watermark::Watermark;
 use super::{
-    AckLevel, AppendAck, AppendError, AppendFailure, Appended, CheckedBatch, Clock, FrameDraft, Offset, PartitionEpoch,
-    ProducerDirectory, SyncError,
+    AckLevel, AppendAck, AppendError, AppendFailure, Appended, CheckedBatch, Clock, EventDirectory, FrameDraft, Offset,
+    PartitionEpoch, ProducerDirectory, SyncError,
 };
 
 /// Times that a leader in a request's task takes the queue before it hands over: nobody serves others for ever.
@@ -106,6 +106,7 @@ pub(crate) struct Parts<L> {
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) directory: Option<Arc<dyn ProducerDirectory>>,
+    pub(crate) events: Option<Arc<dyn EventDirectory>>,
     /// Sabotage: acknowledges before the sync.
     pub(crate) ack_before_sync: bool,
 }
@@ -119,6 +120,7 @@ pub(crate) struct Group<L: GroupLog> {
     pub(crate) executor: Arc<dyn Executor>,
     pub(crate) observer: Arc<dyn Observer>,
     pub(super) directory: Option<Arc<dyn ProducerDirectory>>,
+    pub(super) events: Option<Arc<dyn EventDirectory>>,
 }
 
 pub(super) struct Queue<L: GroupLog> {
@@ -266,6 +268,7 @@ impl<L: GroupLog> Group<L> {
             executor: parts.executor,
             observer: parts.observer,
             directory: parts.directory,
+            events: parts.events,
         })
     }
 

@@ -92,6 +92,7 @@ fn world_with(floor: AckLevel, segment_bytes: u64) -> World {
         executor: Arc::clone(&jobs) as _,
         observer: Arc::clone(&seen) as _,
         directory: None,
+        events: None,
         ack_before_sync: false,
     });
     World { group, disk, jobs, clock, seen, budget: InFlight::new(1 << 20) }
@@ -106,7 +107,7 @@ fn batch_of(records: u32, producer: Option<ProducerStamp>) -> CheckedBatch {
         builder.set_producer(stamp);
     }
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None, events: None }
 }
 
 fn stamped(base_sequence: i32, records: u32) -> CheckedBatch {

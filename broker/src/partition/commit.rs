@@ -311,6 +311,9 @@ impl<L: GroupLog> Core<L> {
         let refusal = |outcome_unknown| AppendFailure::Fenced { durable_end, cause: cause.clone(), outcome_unknown };
         group.refuse_fenced(Some(refusal(false)));
         self.producers.truncate(durable_end);
+        if let Some(events) = &group.events {
+            events.truncate(durable_end);
+        }
         group.watermark.reset(durable_end);
         group.pulse.clean();
         group.pulse.marked();

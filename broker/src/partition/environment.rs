@@ -10,6 +10,7 @@ use crate::log::{LogEnvironment, RecoveryHint};
 use crate::metrics::{Metrics, PartitionMetrics};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch, PartitionId, TopicId};
 
+use super::events::EventDirectory;
 use super::journal_thread::ReleaseReserve;
 use super::pool::Pools;
 use super::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -259,6 +260,8 @@ pub struct PartitionEnvironment {
     pub ledger: Arc<dyn PartitionLedger>,
     /// Who knows the producers; `None`: whoever comes is taken for known.
     pub producers: Option<Arc<dyn ProducerDirectory>>,
+    /// The event ids of the topic; `None`: repeats of them are not found out.
+    pub events: Option<Arc<dyn EventDirectory>>,
     /// Space on the disk.
     pub disk: Arc<DiskGate>,
     /// Metrics of the broker.

@@ -13,7 +13,8 @@ use super::extension;
 use super::producers::{Decision, Kept};
 use super::sync::Arc;
 use super::{
-    AckLevel, AppendAck, AppendError, AppendFailure, CheckedBatch, Clock, FrameDraft, Offset, head_with, limits,
+    AckLevel, AppendAck, AppendError, AppendFailure, CheckedBatch, Clock, FrameDraft, Offset, Reservation, Reserved,
+    head_with, limits, without_found,
 };
 
 /// Bytes that one call writes at most, unless one frame needs more.
@@ -136,8 +137,9 @@ impl<L: GroupLog> Core<L> {
             let queued = self.backlog.pop_front().expect("it was looked at just now");
             match self.producers.decide(&queued.batch, group.directory.as_deref()) {
                 Decision::Refuse(failure) => queued.refuse(failure),
-                Decision::Duplicate(kept) => self.decide(queued, kept, true),
+                Decision::Duplicate(kept) => self.decide_duplicate(group, queued, kept),
                 Decision::Write => {
+                    let Some(queued) = self.reserve_events(group, queued, next, time) else { continue };
                     let record_count = queued.batch.header.record_count;
                     let kept = Kept { base_offset: next, record_count, epoch: self.epoch, append_time_ms: time };
                     self.producers.wrote(&queued.batch, kept, began);
@@ -166,10 +168,54 @@ impl<L: GroupLog> Core<L> {
             }
             Err(error) => {
                 self.producers.truncate(begin);
+                if let Some(events) = &group.events {
+                    events.truncate(begin);
+                }
                 let failure = write_failure(&error, self.log.durable_end(), true);
                 self.answer_group(group, Some((begin, failure)));
             }
         }
+    }
+
+    /// A repeat by rule PR-7. A request that was written without some of its records is answered record by record.
+    fn decide_duplicate(&mut self, group: &Group<L>, queued: Queued, kept: Kept) {
+        let (batch, record_count) = (&queued.batch, queued.batch.header.record_count);
+        let Some((events, request)) = batch.events.as_ref().zip(batch.request) else {
+            return self.decide(queued, kept, true);
+        };
+        if kept.record_count == record_count {
+            return self.decide(queued, kept, true);
+        }
+        let known = group.events.as_ref().is_some_and(|all| all.locate(events, record_count, reservation(&kept)));
+        queued.refuse(if known {
+            AppendFailure::EventIds
+        } else {
+            let (producer_id, found) = (request.producer_id, request.request_number);
+            AppendFailure::SequenceTooOld { producer_id, found, oldest: found.saturating_add(1) }
+        });
+    }
+
+    /// Reserves the event ids of a batch for the places from `base` on (rule PR-8); takes out what is known already, or
+    /// refuses the whole and returns nothing.
+    fn reserve_events(&self, group: &Group<L>, mut queued: Queued, base: Offset, time: i64) -> Option<Queued> {
+        let (Some(events), Some(directory)) = (&queued.batch.events, &group.events) else { return Some(queued) };
+        let record_count = queued.batch.header.record_count;
+        let at = Reservation { base, record_count, epoch: self.epoch, append_time_ms: time };
+        match directory.reserve(events, at) {
+            Reserved::All => {}
+            Reserved::LeftOut => {
+                queued.batch = without_found(&queued.batch, events.found().unwrap_or_default());
+            }
+            Reserved::Nothing => {
+                queued.refuse(AppendFailure::EventIds);
+                return None;
+            }
+            Reserved::NotReady => {
+                queued.refuse(AppendFailure::Recovering);
+                return None;
+            }
+        }
+        Some(queued)
     }
 
     fn decide(&mut self, queued: Queued, kept: Kept, duplicate: bool) {
@@ -227,6 +273,11 @@ impl<L: GroupLog> Core<L> {
             self.settle(group);
         }
     }
+}
+
+fn reservation(kept: &Kept) -> Reservation {
+    let Kept { base_offset, record_count, epoch, append_time_ms } = *kept;
+    Reservation { base: base_offset, record_count, epoch, append_time_ms }
 }
 
 /// `tried`: the frames were given to the system, so that a fence leaves their outcome unknown.

@@ -13,6 +13,7 @@ use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
 use super::append::{Call, CallBody, Core, Executor, Group, Parts};
 use super::commit::{Completion, Ticket, ticket};
 use super::environment::{LedgerError, PartitionEnvironment, PartitionRef, PartitionSettings, PartitionSpec};
+use super::event_load::load_events;
 use super::facts::{Facts, Fence};
 use super::meter::Meter;
 use super::open::{open_log, reopen};
@@ -23,7 +24,7 @@ use super::store::{LogStore, rebuild};
 use super::sync::{AtomicBool, Mutex, Ordering};
 use super::{
     AppendAck, AppendFailure, BoxFuture, CheckedBatch, FrameRun, PartitionLog, PartitionReadError, PartitionStatus,
-    Permit, retention,
+    Permit,
 };
 
 /// How often idle producers are looked for.
@@ -45,6 +46,12 @@ pub enum PartitionOpenError {
     /// The log was opened, but could not be read to find the producers' state.
     #[error("reading the log for producer state: {what}")]
     Producers {
+        /// Why.
+        what: String,
+    },
+    /// The log was opened, but could not be read to find the event ids in it.
+    #[error("reading the log for event ids: {what}")]
+    EventIds {
         /// Why.
         what: String,
     },
@@ -74,7 +81,7 @@ pub struct Partition {
     pub(super) environment: PartitionEnvironment,
     pub(super) name: PartitionRef,
     pub(super) scrub: Mutex<ScrubCursor>,
-    settings: Mutex<PartitionSettings>,
+    pub(super) settings: Mutex<PartitionSettings>,
     roll_asked: Arc<AtomicBool>,
     expired: Mutex<Monotonic>,
 }
@@ -103,6 +110,8 @@ impl Partition {
         let now = (environment.clock.monotonic(), environment.clock.wall_ms());
         let (producers, snapshot_end) = rebuild(&opened.log, &*spec.log.storage, &spec.log.dir, ttl, now)
             .map_err(|error| PartitionOpenError::Producers { what: error.to_string() })?;
+        let events = load_events(&opened, &spec, environment.events.as_ref())
+            .map_err(|error| PartitionOpenError::EventIds { what: error.to_string() })?;
         let facts = Arc::new(Facts::new(opened.epoch));
         if let Some(end) = snapshot_end {
             facts.set_snapshot_end(end);
@@ -123,7 +132,7 @@ impl Partition {
         let ack_before_sync = spec.log.storage.sabotage().acks_before_sync();
         let meter = Meter::new(name, environment.metrics.clone(), environment.counters.clone(), Arc::clone(&facts));
         let group = Group::new(Parts {
-            log: LogStore::new(opened.log, spec.log, settings.segment_ms, Arc::clone(&facts)),
+            log: LogStore::new(opened.log, spec.log, settings.segment_ms, Arc::clone(&facts), events),
             producers,
             epoch: opened.epoch,
             last_append_time_ms: opened.report.last_append_time_ms,
@@ -133,6 +142,7 @@ impl Partition {
             executor: Arc::clone(&environment.pools) as Arc<dyn Executor>,
             observer: Arc::new(meter),
             directory: environment.producers.clone(),
+            events: environment.events.clone(),
             ack_before_sync,
         });
         let partition = Arc::new(Self {
@@ -213,6 +223,7 @@ impl Partition {
             let start = start.min(core.log.log.end());
             let result = core.log.log.raise_start(start);
             core.log.publish();
+            core.log.events.raise_start(start);
             facts.raise_start(start);
             metrics.removed_segments.inc_by(before.saturating_sub(facts.segments().len()) as u64);
             result.map_err(|error| AppendFailure::WriteFailed { errno: None, what: error.to_string() })
@@ -298,28 +309,6 @@ impl Partition {
         })
     }
 
-    /// The first offset that retention by age and bytes would keep now, if it is above the log start. `needed`: kept
-    /// whatever the settings say; `hold`: kept for others within its bounds.
-    pub fn retention_start(&self, wall_ms: i64, needed: Option<Offset>, hold: Option<super::Hold>) -> Option<Offset> {
-        let settings = *self.settings.lock();
-        let (segments, size_bytes) = (self.facts.segments(), self.facts.size_bytes());
-        let first = retention::first_kept(&segments, size_bytes, &settings, wall_ms, needed, hold)?;
-        (first > self.reader.bounds().start).then_some(first)
-    }
-
-    /// Retention: finds the first offset to keep, makes it durable in the ledger, removes what lies below. Blocks.
-    /// Returns the new log start if it rose.
-    ///
-    /// # Errors
-    /// The ledger or the files failed; what was not removed is removed by a later run.
-    pub fn run_retention(&self, wall_ms: i64, needed: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
-        let Some(start) = self.retention_start(wall_ms, needed, None) else { return Ok(None) };
-        let recorded = self.environment.ledger.record_start(self.name, start);
-        recorded.map_err(|error| AppendFailure::BrokerReadOnly { cause: error.to_string() })?;
-        self.raise_start(start).wait()?;
-        Ok(Some(start))
-    }
-
     /// Bytes of the log from an offset on: of whole segments, and a share by offsets of the one that holds it.
     pub fn bytes_from(&self, from: Offset) -> u64 {
         let (end, mut left, mut bytes) = (self.group.watermark.get(), self.facts.size_bytes(), 0);
@@ -345,6 +334,7 @@ impl Partition {
         let unchecked_bytes = self.facts.checkpointed();
         let prepared = self.call(false, true, |core, _| {
             core.log.write_snapshot(&core.producers);
+            core.log.write_event_ids();
             Ok(core.log.log.pending_index_save(INDEX_SAVE_BYTES))
         });
         // A partition that is closed needs neither any more.
@@ -384,6 +374,7 @@ impl Partition {
             };
             if result.is_ok() {
                 core.log.write_snapshot(&core.producers);
+                core.log.write_event_ids();
             }
             core.log.closed = true;
             core.log.publish();
@@ -409,6 +400,7 @@ impl Partition {
         if !self.facts.add_damage(range, what) {
             return;
         }
+        self.forget_events(range);
         tracing::error!(topic = %self.name.topic, partition = %self.name.partition, from = %range.from, to = %range.to,
             what, "damaged range");
         if let Err(error) = self.environment.ledger.record_quarantine(self.name, &[range]) {

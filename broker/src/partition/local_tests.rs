@@ -186,6 +186,7 @@ fn environment(clock: &Arc<ManualClock>, ledger: &Arc<Ledger>, gate: &Arc<DiskGa
         pools: Pools::new(1, 1),
         ledger: Arc::clone(ledger) as _,
         producers: None,
+        events: None,
         disk: Arc::clone(gate),
         metrics: Metrics::new(false),
         counters: PartitionMetrics::default(),
@@ -207,7 +208,7 @@ fn numbered(value: u64, producer: Option<ProducerStamp>) -> CheckedBatch {
         builder.set_producer(stamp);
     }
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None, events: None }
 }
 
 fn stamped(sequence: i32) -> CheckedBatch {

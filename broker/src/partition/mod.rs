@@ -19,8 +19,10 @@ use crate::limits;
 use crate::log::{AppendError, Appended, FrameDraft, SyncError};
 pub use crate::log::{Corruption, Frame, FrameRun, ReadError};
 use crate::model::{AckLevel, Offset, OffsetRange, PartitionEpoch};
+use events::without_found;
 
 pub mod admit;
+mod admit_events;
 mod append;
 pub mod budget;
 mod commit;
@@ -28,6 +30,8 @@ mod commit;
 #[doc(hidden)]
 pub mod decoders;
 mod environment;
+mod event_load;
+pub mod events;
 mod extension;
 mod facts;
 pub mod journal;
@@ -63,6 +67,7 @@ pub use environment::{
     Birth, DiskGate, LedgerError, PartitionEnvironment, PartitionLedger, PartitionRef, PartitionSettings,
     PartitionSpec, ProducerDirectory,
 };
+pub use events::{EventBatch, EventDirectory, Reservation, Reserved};
 pub use local::{Checkpointed, Partition, PartitionOpenError};
 pub use pool::Pools;
 pub use retention::Hold;
@@ -79,6 +84,8 @@ pub struct CheckedBatch {
     pub bytes: Bytes,
     /// Identity of an idempotent request of plain records (rule PR-7).
     pub request: Option<RequestStamp>,
+    /// The event ids in it, if its topic finds out repeats (rule PR-8); shared with whoever waits for the answer.
+    pub events: Option<std::sync::Arc<EventBatch>>,
 }
 
 /// Identity of an idempotent request of plain records.
@@ -186,6 +193,10 @@ pub enum AppendFailure {
     /// Not open yet.
     #[error("recovering")]
     Recovering,
+    /// Nothing was written: event ids in the batch are known already, or in conflict with others; what was found is
+    /// set in its [`EventBatch`] (rule PR-8).
+    #[error("event ids in the batch are known already")]
+    EventIds,
 }
 
 /// Why a read through the seam failed.

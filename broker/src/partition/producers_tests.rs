@@ -29,12 +29,12 @@ fn header(records: u32, producer: Option<ProducerStamp>) -> BatchHeader {
 
 fn batch(producer_epoch: i16, base_sequence: i32, records: u32) -> CheckedBatch {
     let stamp = ProducerStamp { producer_id: 7, producer_epoch, base_sequence };
-    CheckedBatch { header: header(records, Some(stamp)), bytes: Bytes::new(), request: None }
+    CheckedBatch { header: header(records, Some(stamp)), bytes: Bytes::new(), request: None, events: None }
 }
 
 fn request(request_number: u64) -> CheckedBatch {
     let stamp = RequestStamp { producer_id: 7, producer_epoch: 0, request_number };
-    CheckedBatch { header: header(2, None), bytes: Bytes::new(), request: Some(stamp) }
+    CheckedBatch { header: header(2, None), bytes: Bytes::new(), request: Some(stamp), events: None }
 }
 
 fn kept(base: u64, batch: &CheckedBatch) -> Kept {

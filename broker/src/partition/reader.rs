@@ -77,6 +77,7 @@ impl Partition {
                 if !self.facts.add_damage(range, &what) {
                     return;
                 }
+                self.forget_events(range);
                 tracing::error!(topic = %self.name.topic, partition = %self.name.partition, what, "damaged range");
                 let (ledger, name) = (self.environment.ledger.clone(), self.name);
                 let kept = self.environment.pools.read(move || ledger.record_quarantine(name, &[range])).await;

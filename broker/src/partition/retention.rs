@@ -1,6 +1,7 @@
 //! Which sealed segments retention would remove (rules RE-1, RE-9): the log's decision with a partition's settings.
 
-use super::{Offset, PartitionSettings};
+use super::local::Partition;
+use super::{AppendFailure, Offset, PartitionSettings};
 use crate::log::SegmentInfo;
 use crate::log::retention::{RetentionSettings, raised_start};
 
@@ -40,6 +41,30 @@ pub(super) fn first_kept(
         }
     }
     None
+}
+
+impl Partition {
+    /// The first offset that retention by age and bytes would keep now, if it is above the log start. `needed`: kept
+    /// whatever the settings say; `hold`: kept for others within its bounds.
+    pub fn retention_start(&self, wall_ms: i64, needed: Option<Offset>, hold: Option<Hold>) -> Option<Offset> {
+        let settings = *self.settings.lock();
+        let (segments, size_bytes) = (self.facts.segments(), self.facts.size_bytes());
+        let first = first_kept(&segments, size_bytes, &settings, wall_ms, needed, hold)?;
+        (first > self.reader.bounds().start).then_some(first)
+    }
+
+    /// Retention: finds the first offset to keep, makes it durable in the ledger, removes what lies below. Blocks.
+    /// Returns the new log start if it rose.
+    ///
+    /// # Errors
+    /// The ledger or the files failed; what was not removed is removed by a later run.
+    pub fn run_retention(&self, wall_ms: i64, needed: Option<Offset>) -> Result<Option<Offset>, AppendFailure> {
+        let Some(start) = self.retention_start(wall_ms, needed, None) else { return Ok(None) };
+        let recorded = self.environment.ledger.record_start(self.name, start);
+        recorded.map_err(|error| AppendFailure::BrokerReadOnly { cause: error.to_string() })?;
+        self.raise_start(start).wait()?;
+        Ok(Some(start))
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use sawlog_proto::batch::BatchHeader;
 
 use super::append::GroupLog;
+use super::event_load::Sidecars;
 use super::facts::Facts;
 use super::producers::{Kept, Producers};
 use super::sync::Arc;
@@ -25,12 +26,19 @@ pub(crate) struct LogStore {
     pub(crate) segment_ms: u64,
     /// No call touches the files any more.
     pub(crate) closed: bool,
+    pub(super) events: Sidecars,
     facts: Arc<Facts>,
 }
 
 impl LogStore {
-    pub(crate) fn new(log: LocalLog, environment: LogEnvironment, segment_ms: u64, facts: Arc<Facts>) -> Self {
-        let store = Self { log, environment, segment_ms, closed: false, facts };
+    pub(super) fn new(
+        log: LocalLog,
+        environment: LogEnvironment,
+        segment_ms: u64,
+        facts: Arc<Facts>,
+        events: Sidecars,
+    ) -> Self {
+        let store = Self { log, environment, segment_ms, closed: false, events, facts };
         store.publish();
         store
     }
@@ -58,6 +66,11 @@ impl LogStore {
             Ok(()) => self.facts.set_snapshot_end(end),
             Err(error) => tracing::warn!(%error, dir = %self.environment.dir.display(), "no producer snapshot"),
         }
+    }
+
+    /// Brings the sidecar of the active segment up to the end of the log, as a hint.
+    pub(crate) fn write_event_ids(&mut self) {
+        self.events.write(&self.log, &self.environment);
     }
 
     /// Whether the active segment is old enough to be sealed.
@@ -106,6 +119,7 @@ impl GroupLog for LogStore {
     }
 
     fn roll(&mut self, producers: &Producers) -> Result<(), AppendError> {
+        self.write_event_ids();
         let result = self.log.roll();
         self.publish();
         if result.is_ok() {

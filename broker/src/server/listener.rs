@@ -236,6 +236,7 @@ fn default_config(defaults: &TopicDefaults) -> TopicConfig {
         max_record_bytes: limits::RECORD_BYTES_DEFAULT,
         flush_interval_ms: 1_000,
         holds: crate::topics::GroupHolds::default(),
+        events: crate::topics::EventSettings::default(),
     }
 }
 

@@ -108,7 +108,7 @@ impl Shared {
             if let Err(error) = removed {
                 tracing::warn!(topic = id.0, %error, "files of a topic that was not created stay until the next start");
             }
-            self.factory.ledger.forget(id);
+            self.factory.forget(id);
         }
         result
     }
@@ -177,7 +177,7 @@ impl Shared {
                 for (slot, partition) in slots.iter().zip(partitions) {
                     slot.fill(partition);
                 }
-                let topic = Topic::new(&metadata, slots);
+                let topic = Topic::new(&metadata, slots, own.factory.event_ids(&metadata));
                 own.map.write().insert(Arc::clone(&topic));
                 own.created.notify_one();
                 tracing::info!(topic = topic.name.as_str(), id = topic.id.0, "topic created");

@@ -310,6 +310,7 @@ fn config_of(source: &Topic) -> TopicConfig {
         max_record_bytes: limits::RECORD_BYTES_MAX,
         flush_interval_ms: config.flush_interval_ms,
         holds: GroupHolds::default(),
+        events: crate::topics::EventSettings::default(),
     }
 }
 

@@ -104,7 +104,7 @@ impl Shared {
             }
         }
         self.factory.metrics.forget_topic(topic.name.as_str(), topic.revision().config.partitions);
-        self.factory.ledger.forget(topic.id);
+        self.factory.forget(topic.id);
         self.remove_files(topic.id).await;
     }
 

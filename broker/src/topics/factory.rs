@@ -1,9 +1,11 @@
 //! Makes and opens partitions: where their files are, what they are given. The directory of a topic is its number.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::event_ids::{EventIndex, PartitionEvents};
 use super::metadata::state::TopicMetadata;
 use super::metadata::{MetadataLedger, Status};
 use super::producers::Producers;
@@ -44,7 +46,12 @@ pub struct PartitionFactory {
     pub attention: Arc<Attention>,
     /// State of the metadata log.
     pub status: Arc<Status>,
+    /// The event ids of each topic.
+    pub event_ids: Arc<EventIndexes>,
 }
+
+/// The event ids of topics, by number.
+pub type EventIndexes = parking_lot::Mutex<HashMap<TopicId, Arc<EventIndex>>>;
 
 /// What the checkpoint and the clean marker know of a partition.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -83,6 +90,30 @@ impl PartitionFactory {
     pub fn slot(&self, topic: TopicId, partition: PartitionId, epoch: PartitionEpoch) -> Arc<PartitionSlot> {
         let reference = PartitionRef { topic, partition };
         PartitionSlot::new(reference, epoch, Arc::clone(&self.status), Arc::clone(&self.attention))
+    }
+
+    /// The event ids of a topic, which lives as long as it.
+    pub(super) fn event_ids(&self, topic: &TopicMetadata) -> Arc<EventIndex> {
+        let mut indexes = self.event_ids.lock();
+        let index = indexes.entry(topic.id).or_insert_with(|| {
+            let config = &topic.revision.config;
+            EventIndex::new(config.partitions, &config.events, Arc::clone(&self.clock))
+        });
+        Arc::clone(index)
+    }
+
+    /// A partition could not be opened: nobody waits for the event ids in it.
+    pub fn give_up_event_ids(&self, partition: PartitionRef) {
+        let index = self.event_ids.lock().get(&partition.topic).cloned();
+        if let Some(index) = index {
+            index.give_up(partition.partition);
+        }
+    }
+
+    /// A topic is gone, or never came to be.
+    pub(super) fn forget(&self, topic: TopicId) {
+        self.event_ids.lock().remove(&topic);
+        self.ledger.forget(topic);
     }
 
     /// Makes the directories of a new topic, durably (rule D7). Blocks.
@@ -169,6 +200,7 @@ impl PartitionFactory {
             pools: Arc::clone(&self.pools),
             ledger: Arc::clone(&self.ledger) as _,
             producers: Some(Arc::clone(&self.producers) as _),
+            events: Some(Arc::new(PartitionEvents { index: self.event_ids(topic), partition }) as _),
             disk: Arc::clone(&self.disk),
             metrics: Arc::clone(&self.metrics),
             counters: self.metrics.partition(topic.name.as_str(), partition.0),

@@ -12,6 +12,7 @@ mod create;
 pub mod dead_letter;
 mod delete;
 mod error;
+pub mod event_ids;
 pub mod factory;
 mod holds;
 pub mod metadata;
@@ -31,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 use tokio_util::task::TaskTracker;
 
-use crate::metrics::{PartitionSample, PartitionSource};
+use crate::metrics::{EventIdsSample, PartitionSample, PartitionSource};
 use crate::model::{GroupId, TopicId, TopicName, TopicUuid};
 use crate::partition::{PartitionLog, PartitionState};
 
@@ -42,6 +43,7 @@ use self::metadata::state::MetadataState;
 pub(crate) use create::in_parallel;
 pub use dead_letter::{DeadLettersOf, DeletionGuard, NewDeadLetterTopic, Reservation};
 pub use error::TopicError;
+pub use event_ids::{DedupWindow, EventAck, EventIdsStatus, EventSettings};
 pub use holds::{GroupHolds, RetentionHolds};
 pub use producers::Producers;
 pub use settings::{TopicConfig, TopicNotes, TopicRevision, TopicUpdate, Validation};
@@ -118,7 +120,7 @@ impl Topics {
                 slot.note_trim(known.trimmed);
                 slot
             });
-            map.insert(Topic::new(topic, slots.collect()));
+            map.insert(Topic::new(topic, slots.collect(), factory.event_ids(topic)));
         }
         let shared = Shared {
             map: RwLock::new(map),
@@ -190,6 +192,11 @@ impl Topics {
         let shared = &self.shared;
         shared.check_writable()?;
         shared.factory.producers.register(&shared.metadata, name).await
+    }
+
+    /// What to call a producer: its name, or its id if it has none.
+    pub fn producer_name(&self, producer_id: i64) -> String {
+        self.shared.factory.producers.name_of(producer_id)
     }
 
     /// Never gives this topic number, or one below it: files that nobody knows lie there.
@@ -276,6 +283,15 @@ impl PartitionSource for Topics {
                     recovering: matches!(status.state, PartitionState::Recovering),
                 });
             }
+        }
+    }
+
+    fn visit_event_ids(&self, visit: &mut dyn FnMut(&str, EventIdsSample)) {
+        for topic in self.all().iter().filter(|topic| topic.event_ids().is_active()) {
+            let status = topic.event_ids().status();
+            let span_seconds = status.span_ms.map_or(f64::INFINITY, |ms| ms as f64 / 1_000.0);
+            let (ids, repeats, conflicts) = (status.ids as u64, status.repeats, status.conflicts);
+            visit(topic.name.as_str(), EventIdsSample { ids, span_seconds, repeats, conflicts });
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::partition::ProducerDirectory;
 pub struct Producers {
     /// Current epochs of named producers, by id; ids that a name has left are at `i16::MAX`.
     epochs: RwLock<HashMap<i64, i16>>,
+    /// Names of named producers, by id.
+    names: RwLock<HashMap<i64, Arc<str>>>,
     /// Ids below this may have been given.
     given: AtomicI64,
     block: Mutex<Block>,
@@ -37,8 +39,9 @@ impl Producers {
     /// The producers that the metadata log knows.
     pub fn from_state(state: &MetadataState) -> Arc<Self> {
         let epochs = state.producers().map(|(_, producer)| (producer.id, producer.epoch)).collect();
+        let names = state.producers().map(|(name, producer)| (producer.id, name.into())).collect();
         let given = AtomicI64::new(state.next_producer());
-        Arc::new(Self { epochs: RwLock::new(epochs), given, block: Mutex::default() })
+        Arc::new(Self { epochs: RwLock::new(epochs), names: RwLock::new(names), given, block: Mutex::default() })
     }
 
     /// Registers a producer; without a name it gets a new id.
@@ -54,6 +57,11 @@ impl Producers {
         let own = Arc::clone(self);
         let name = name.to_owned();
         log.change(move |writer| own.register_named(writer, name)).await
+    }
+
+    /// What to call a producer: its name, or its id if it has none.
+    pub(super) fn name_of(&self, id: i64) -> String {
+        self.names.read().get(&id).map_or_else(|| id.to_string(), |name| name.to_string())
     }
 
     fn next_in_block(&self) -> Option<i64> {
@@ -95,8 +103,9 @@ impl Producers {
                 (writer.state().next_producer(), 0)
             }
         };
-        records.push(MetadataRecord::ProducerNamed { name, id, epoch, time_ms });
+        records.push(MetadataRecord::ProducerNamed { name: name.clone(), id, epoch, time_ms });
         writer.commit(records)?;
+        self.names.write().insert(id, name.into());
         let mut epochs = self.epochs.write();
         epochs.insert(id, epoch);
         if let Some(left) = left {

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::error::TopicError;
+use super::event_ids::EventSettings;
 use super::holds::GroupHolds;
 use crate::limits;
 use crate::model::AckLevel;
@@ -43,6 +44,8 @@ pub struct TopicConfig {
     pub flush_interval_ms: u64,
     /// Groups whose unread records retention keeps.
     pub holds: GroupHolds,
+    /// Envelopes and event ids.
+    pub events: EventSettings,
 }
 
 /// What people say about a topic.
@@ -110,7 +113,8 @@ impl TopicConfig {
         within("config.max_record_bytes", self.max_record_bytes, 1, limits::RECORD_BYTES_MAX)?;
         let (least, most) = (limits::FLUSH_INTERVAL_MS_MIN, limits::FLUSH_INTERVAL_MS_MAX);
         within("config.flush_interval_ms", self.flush_interval_ms, least, most)?;
-        self.holds.check()
+        self.holds.check()?;
+        self.events.check()
     }
 
     /// Names of the settings in which two configurations differ, with both values.
@@ -133,6 +137,9 @@ impl TopicConfig {
         compare("max_record_bytes", self.max_record_bytes.to_string(), other.max_record_bytes.to_string());
         compare("flush_interval_ms", self.flush_interval_ms.to_string(), other.flush_interval_ms.to_string());
         compare("hold_groups", format!("{:?}", self.holds), format!("{:?}", other.holds));
+        for (field, here, there) in self.events.compared(&other.events) {
+            compare(field, here, there);
+        }
         found
     }
 }
@@ -175,6 +182,7 @@ impl TopicNotes {
 
 #[cfg(test)]
 mod tests {
+    use super::super::event_ids::DedupWindow;
     use super::*;
 
     fn config() -> TopicConfig {
@@ -190,13 +198,14 @@ mod tests {
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
             holds: GroupHolds::default(),
+            events: EventSettings::default(),
         }
     }
 
     #[test]
     fn every_setting_has_bounds_and_says_them() {
         type Change = fn(&mut TopicConfig);
-        let cases: [(Change, &str); 12] = [
+        let cases: [(Change, &str); 15] = [
             (|c| c.partitions = 0, "config.partitions"),
             (|c| c.partitions = 1_025, "config.partitions"),
             (|c| c.retention_ms = Some(0), "config.retention_ms"),
@@ -209,6 +218,9 @@ mod tests {
             (|c| c.holds.groups = vec!["a/b".into()], "config.hold_groups.groups"),
             (|c| c.holds.max_ms = Some(0), "config.hold_groups.max_ms"),
             (|c| c.holds.max_bytes = Some(0), "config.hold_groups.max_bytes"),
+            (|c| c.events.window = Some(DedupWindow::Ms(999)), "config.dedup_window_ms"),
+            (|c| c.events.max_ids = 0, "config.dedup_max_ids"),
+            (|c| c.events.max_ids = 1_000_001, "config.dedup_max_ids"),
         ];
         assert!(config().check().is_ok());
         for (change, expected) in cases {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::dead_letter::DeadLettersOf;
+use super::event_ids::EventIndex;
 use super::metadata::state::TopicMetadata;
 use super::settings::{TopicConfig, TopicNotes, TopicRevision};
 use super::slot::PartitionSlot;
@@ -40,6 +41,8 @@ pub struct Topic {
     partitions: Vec<Arc<dyn PartitionLog>>,
     slots: Vec<Arc<PartitionSlot>>,
     current: parking_lot::RwLock<Arc<TopicRevision>>,
+    /// Its event ids, which its partitions know too.
+    pub(super) event_ids: Arc<EventIndex>,
 }
 
 impl Topic {
@@ -59,7 +62,11 @@ impl Topic {
     }
 
     /// A topic with its slots, one a partition.
-    pub(super) fn new(metadata: &TopicMetadata, slots: Vec<Arc<PartitionSlot>>) -> Arc<Self> {
+    pub(super) fn new(
+        metadata: &TopicMetadata,
+        slots: Vec<Arc<PartitionSlot>>,
+        event_ids: Arc<EventIndex>,
+    ) -> Arc<Self> {
         assert_eq!(slots.len(), metadata.partitions.len(), "each partition has its slot");
         slots.iter().for_each(|slot| slot.set_flush_interval_ms(metadata.revision.config.flush_interval_ms));
         Arc::new(Self {
@@ -73,6 +80,7 @@ impl Topic {
             partitions: slots.iter().map(|slot| Arc::clone(slot) as Arc<dyn PartitionLog>).collect(),
             slots,
             current: parking_lot::RwLock::new(Arc::clone(&metadata.revision)),
+            event_ids,
         })
     }
 
@@ -90,6 +98,7 @@ impl Topic {
     /// Shows a new revision.
     pub(super) fn set_revision(&self, revision: Arc<TopicRevision>) {
         self.slots.iter().for_each(|slot| slot.set_flush_interval_ms(revision.config.flush_interval_ms));
+        self.event_ids.configure(&revision.config.events);
         *self.current.write() = revision;
     }
 }

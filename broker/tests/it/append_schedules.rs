@@ -116,6 +116,7 @@ impl World {
             executor: Arc::clone(&threads) as Arc<dyn Executor>,
             observer: Arc::new(Silent),
             directory: None,
+            events: None,
             ack_before_sync: setup.ack_before_sync,
         });
         Self { group, disk, threads, budget: InFlight::new(IN_FLIGHT) }
@@ -138,7 +139,7 @@ fn batch() -> CheckedBatch {
     let mut builder = BatchBuilder::new(Codec::None);
     builder.push(1, None, Some(b"0123456789"), std::iter::empty());
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("just built"), bytes, request: None, events: None }
 }
 
 /// Polls a future so many times at most; `None` if it is dropped then.

@@ -38,7 +38,7 @@ fn batch(records: &[(&str, &str)]) -> CheckedBatch {
         builder.push(START_MS, Some(key.as_bytes()), Some(value.as_bytes()), headers.into_iter());
     }
     let bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None, events: None }
 }
 
 fn run(from: u64, to: u64) -> OffsetRange {

@@ -8,6 +8,7 @@ mod coordinator;
 mod corpus;
 mod data_dir;
 mod dead_letter_topics;
+mod event_ids;
 mod group_journals;
 mod group_sim;
 mod holds;

@@ -127,6 +127,7 @@ pub(crate) fn config(partitions: u32) -> TopicConfig {
         max_record_bytes: 1 << 20,
         flush_interval_ms: 1_000,
         holds: GroupHolds::default(),
+        events: sawlog_broker::topics::EventSettings::default(),
     }
 }
 
@@ -136,7 +137,7 @@ pub(crate) fn batch_of(count: u32, value: &[u8]) -> CheckedBatch {
         builder.push(START_MS, Some(b"key"), Some(value), std::iter::empty());
     }
     let bytes: Bytes = builder.finish();
-    CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None }
+    CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None, events: None }
 }
 
 pub(crate) fn batch(count: u32) -> CheckedBatch {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use clap::{Args, Subcommand};
 use sawlog_client::types::Validation;
-use sawlog_client::{AckLevel, Admin, Client, HoldGroups, NewTopic, TopicChange, TopicConfig};
+use sawlog_client::{AckLevel, Admin, Client, EnvelopePolicy, HoldGroups, NewTopic, TopicChange, TopicConfig};
 use serde::Serialize;
 
 use crate::amounts::{self, TrimBound};
@@ -149,6 +149,17 @@ struct TopicSettings {
     /// Bytes of a partition that are kept for `--hold-group` beyond its limits; default: its share of 20 % of the disk.
     #[arg(long, value_parser = positive_size, value_name = "SIZE", requires = "hold_group")]
     max_hold_bytes: Option<i64>,
+    /// What to do about the headers event_id, event_type, occurred_at and so on: nothing, add to plain records what is
+    /// missing, or refuse records without event_id or event_type.
+    #[arg(long, value_enum)]
+    envelope: Option<EnvelopeChoice>,
+    /// How long a repeat of an event id is found out, from its first append: a span such as 24h, `off`, or `log` for as long
+    /// as the record is kept. Default 24h, or off without --envelope.
+    #[arg(long, value_parser = dedup_window, value_name = "SPAN", allow_hyphen_values = true)]
+    dedup_window: Option<i64>,
+    /// Event ids that are remembered at most; the oldest leave first.
+    #[arg(long, value_name = "COUNT")]
+    dedup_max_ids: Option<u32>,
     /// Keep records for no group.
     #[arg(long, conflicts_with = "hold_group")]
     no_hold: bool,
@@ -193,6 +204,25 @@ enum ValidateChoice {
     Envelope,
 }
 
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum EnvelopeChoice {
+    /// Nothing.
+    Off,
+    /// Plain records get what is missing.
+    Fill,
+    /// Records without one are refused.
+    Required,
+}
+
+/// Parses a span, `off` as 0, or `log` as -1.
+fn dedup_window(text: &str) -> Result<i64, String> {
+    match text {
+        "off" | "0" => Ok(0),
+        "log" | "-1" => Ok(-1),
+        span => amounts::span_ms(span),
+    }
+}
+
 fn positive_size(text: &str) -> Result<i64, String> {
     i64::try_from(amounts::size(text)?).map_err(|_| "too large".to_owned())
 }
@@ -216,6 +246,13 @@ impl TopicSettings {
                 max_ms: self.max_hold,
                 max_bytes: self.max_hold_bytes,
             }),
+            envelope: self.envelope.map(|choice| match choice {
+                EnvelopeChoice::Off => EnvelopePolicy::Off,
+                EnvelopeChoice::Fill => EnvelopePolicy::Fill,
+                EnvelopeChoice::Required => EnvelopePolicy::Required,
+            }),
+            dedup_window_ms: self.dedup_window,
+            dedup_max_ids: self.dedup_max_ids.map(i64::from),
             ..TopicConfig::default()
         }
     }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::MAX_IN_FLIGHT;
 use super::accumulator::Filled;
-use super::receipt::{BatchFailure, BatchPlace, Completion};
+use super::receipt::{BatchFailure, BatchPlace, Completion, Left};
 use super::window::Identity;
 use crate::error::{Error, ErrorKind, ErrorReason, Outcome};
 use crate::retry::Retry;
@@ -87,8 +87,8 @@ pub(crate) struct Flying {
     records: u32,
     base_sequence: Option<i32>,
     body: Body,
-    /// Records that were refused and taken out, by their first index.
-    refused: Vec<(u32, Error)>,
+    /// Records that were taken out, by their first index.
+    left: Vec<(u32, Left)>,
     last_error: Option<Error>,
 }
 
@@ -104,7 +104,7 @@ impl Flying {
             records: filled.builder.record_count(),
             base_sequence: None,
             body: Body::Open(filled.builder),
-            refused: Vec::new(),
+            left: Vec::new(),
             last_error: None,
         }
     }
@@ -121,20 +121,29 @@ impl Flying {
     ) -> (Result<BatchPlace, BatchFailure>, Option<Error>) {
         match outcome {
             Ok(mut place) => {
-                place.refused.clone_from(&self.refused);
-                let first = place.refused.first().map(|(_, error)| error.clone());
+                place.left.clone_from(&self.left);
+                let first = self.refused().next().map(|(_, error)| error);
                 (Ok(place), first)
             }
             Err(mut failure) => {
                 for (index, _) in &mut failure.records {
                     *index = self.first_index(*index);
                 }
-                failure.records.extend(self.refused.iter().cloned());
+                failure.records.extend(self.refused());
+                failure.left.clone_from(&self.left);
                 // Of a part with bad records the reason of the first says more than that of the whole.
                 let error = failure.records.first().map_or(&failure.error, |(_, error)| error).clone();
                 (Err(failure), Some(error))
             }
         }
+    }
+
+    /// Those of the records taken out that were refused.
+    fn refused(&self) -> impl Iterator<Item = (u32, Error)> {
+        self.left.iter().filter_map(|(index, left)| match left {
+            Left::Refused(error) => Some((*index, error.clone())),
+            Left::Repeat(_) | Left::SameAs(_) => None,
+        })
     }
 
     fn stamp(&mut self, identity: Option<Identity>, sequence: i32) -> (Bytes, Option<BatchBuilder>) {
@@ -165,23 +174,23 @@ impl Flying {
     /// The index that a record of the present batch had at first.
     fn first_index(&self, index: u32) -> u32 {
         let mut first = index;
-        for (refused, _) in &self.refused {
-            if *refused <= first {
+        for (left, _) in &self.left {
+            if *left <= first {
                 first += 1;
             }
         }
         first
     }
 
-    /// Builds the batch anew without the records that were refused, if that leaves any.
-    fn without(&mut self, bad: &[(u32, Error)]) -> bool {
+    /// Builds the batch anew without these records, if that leaves any.
+    fn without(&mut self, out: &[(u32, Left)]) -> bool {
         let Body::Done(bytes, _) = &self.body else { return false };
         let Ok(header) = batch::BatchHeader::decode(bytes) else { return false };
         let Ok(records) = batch::records(bytes, &BatchLimits::DEFAULT) else { return false };
         let mut builder = BatchBuilder::new(header.codec);
         for view in records.views() {
             let Ok(view) = view else { return false };
-            if bad.iter().any(|(index, _)| *index == view.index) {
+            if out.iter().any(|(index, _)| *index == view.index) {
                 continue;
             }
             // Names came in as text from this client.
@@ -192,12 +201,24 @@ impl Flying {
         if builder.is_empty() {
             return false;
         }
-        let mut refused: Vec<_> = bad.iter().map(|(index, error)| (self.first_index(*index), error.clone())).collect();
+        self.take_out(out);
         self.records = builder.record_count();
         self.body = Body::Open(builder);
-        self.refused.append(&mut refused);
-        self.refused.sort_by_key(|(index, _)| *index);
         true
+    }
+
+    /// Takes note of records that are no longer to be sent.
+    fn take_out(&mut self, out: &[(u32, Left)]) {
+        let first = |(index, left): &(u32, Left)| {
+            let left = match left {
+                Left::SameAs(same) => Left::SameAs(self.first_index(*same)),
+                other => other.clone(),
+            };
+            (self.first_index(*index), left)
+        };
+        let mut out: Vec<_> = out.iter().map(first).collect();
+        self.left.append(&mut out);
+        self.left.sort_by_key(|(index, _)| *index);
     }
 }
 
@@ -335,7 +356,7 @@ impl Lane {
             .records
             .iter()
             .filter(|(_, error)| error.reason() != Some(ErrorReason::NotWritten))
-            .cloned()
+            .map(|(index, error)| (*index, Left::Refused(error.clone())))
             .collect();
         let flying = &mut self.batches[at];
         let sure = failure.error.outcome() != Some(Outcome::Unknown) && !flying.maybe_written;
@@ -345,6 +366,22 @@ impl Lane {
         self.back(at, false, failure.error.clone());
         self.refused();
         true
+    }
+
+    /// Takes the records out of a batch that stand in the log already, and those that were refused with them (rule
+    /// PR-8: a batch with repeats is not written and uses no sequence); whether any are left to be sent. `None` if the
+    /// batch cannot be taken apart.
+    pub(crate) fn without_repeats(&mut self, at: usize, failure: &BatchFailure) -> Option<bool> {
+        let bad = failure.records.iter().filter(|(_, error)| error.reason() != Some(ErrorReason::NotWritten));
+        let refused = bad.map(|(index, error)| (*index, Left::Refused(error.clone())));
+        let mut out: Vec<_> = failure.left.iter().cloned().chain(refused).collect();
+        out.sort_by_key(|(index, _)| *index);
+        let flying = &mut self.batches[at];
+        if out.len() == flying.records as usize {
+            flying.take_out(&out);
+            return Some(false);
+        }
+        flying.without(&out).then_some(true)
     }
 
     /// The stream was cut, or there was none after all.
@@ -360,8 +397,7 @@ impl Lane {
 
     /// Numbers what waits from this sequence on. Only if none of it may have been written under its number.
     pub(crate) fn renumber(&mut self, from: i32) {
-        let same = self.batches.front().is_none_or(|front| front.base_sequence == Some(from));
-        if same && !self.batches.is_empty() {
+        if !self.batches.is_empty() && self.is_numbered(from) {
             return;
         }
         if self.batches.iter().any(|flying| flying.maybe_written) {
@@ -372,6 +408,16 @@ impl Lane {
             flying.base_sequence = None;
         }
         self.next_sequence = from;
+    }
+
+    /// Whether what waits has its numbers from this one on, without a gap where records were taken out of a batch.
+    fn is_numbered(&self, from: i32) -> bool {
+        let mut next = from;
+        self.batches.iter().enumerate().all(|(at, flying)| {
+            let fits = flying.base_sequence.map_or(at > 0, |sequence| sequence == next);
+            next = advance(next, flying.records);
+            fits
+        })
     }
 
     /// A batch that was surely not written leaves: its sequence goes to the one behind it.

@@ -12,6 +12,28 @@ use parking_lot::Mutex;
 use crate::error::Error;
 use crate::types::{AckLevel, RecordPosition, TopicId};
 
+/// What became of a record that was taken out of its batch before the others were written.
+#[derive(Debug, Clone)]
+pub(crate) enum Left {
+    /// It was refused.
+    Refused(Error),
+    /// It stands there already, under its event id.
+    Repeat(Box<RecordPosition>),
+    /// It has the event id of the record at this index of the batch, and stands where that one does.
+    SameAs(u32),
+}
+
+impl Left {
+    /// Its position; `other` gives that of another record of the batch.
+    fn position(&self, other: impl FnOnce(u32) -> Result<RecordPosition, Error>) -> Result<RecordPosition, Error> {
+        match self {
+            Self::Refused(error) => Err(error.clone()),
+            Self::Repeat(position) => Ok((**position).clone()),
+            Self::SameAs(first) => other(*first).map(|position| RecordPosition { duplicate: true, ..position }),
+        }
+    }
+}
+
 /// Where a batch went.
 #[derive(Debug, Clone)]
 pub(crate) struct BatchPlace {
@@ -22,18 +44,32 @@ pub(crate) struct BatchPlace {
     pub(crate) append_time_ms: i64,
     pub(crate) duplicate: bool,
     pub(crate) ack: AckLevel,
-    /// Records that were refused and taken out before the others were written, by index, in order.
-    pub(crate) refused: Vec<(u32, Error)>,
+    /// Records that were taken out before the others were written, by index, in order.
+    pub(crate) left: Vec<(u32, Left)>,
 }
 
 impl BatchPlace {
-    fn position_of(&self, index: u32) -> Result<RecordPosition, Error> {
+    /// Of a batch of which every record was taken out.
+    pub(crate) fn of_repeat(position: &RecordPosition) -> Self {
+        Self {
+            topic_id: position.topic_id.clone(),
+            partition: position.partition,
+            epoch: position.epoch,
+            base_offset: position.offset,
+            append_time_ms: position.append_time_ms,
+            duplicate: true,
+            ack: position.ack,
+            left: Vec::new(),
+        }
+    }
+
+    pub(crate) fn position_of(&self, index: u32) -> Result<RecordPosition, Error> {
         let mut before = 0;
-        for (refused, error) in &self.refused {
-            if *refused == index {
-                return Err(error.clone());
+        for (at, left) in &self.left {
+            if *at == index {
+                return left.position(|first| self.position_of(first));
             }
-            before += u64::from(*refused < index);
+            before += u64::from(*at < index);
         }
         Ok(RecordPosition {
             topic_id: self.topic_id.clone(),
@@ -52,6 +88,23 @@ impl BatchPlace {
 pub(crate) struct BatchFailure {
     pub(crate) error: Error,
     pub(crate) records: Vec<(u32, Error)>,
+    /// Records that stand in the log all the same, or were taken out, by index.
+    pub(crate) left: Vec<(u32, Left)>,
+}
+
+impl BatchFailure {
+    /// The same for all of its records.
+    pub(crate) fn of(error: Error) -> Self {
+        Self { error, records: Vec::new(), left: Vec::new() }
+    }
+
+    fn position_of(&self, index: u32) -> Result<RecordPosition, Error> {
+        if let Some((_, left)) = self.left.iter().find(|(at, _)| *at == index) {
+            return left.position(|first| self.position_of(first));
+        }
+        let own = self.records.iter().find(|(at, _)| *at == index);
+        Err(own.map_or(&self.error, |(_, error)| error).clone())
+    }
 }
 
 /// The shared completion of a batch.
@@ -98,10 +151,7 @@ impl Receipt {
     pub fn try_position(&self) -> Option<Result<RecordPosition, Error>> {
         Some(match self.completion.outcome()? {
             Ok(place) => place.position_of(self.index),
-            Err(failure) => {
-                let own = failure.records.iter().find(|(index, _)| *index == self.index);
-                Err(own.map_or(&failure.error, |(_, error)| error).clone())
-            }
+            Err(failure) => failure.position_of(self.index),
         })
     }
 

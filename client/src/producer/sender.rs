@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Response, Status, Streaming};
 
 use super::accumulator::{Accumulator, Filled};
-use super::receipt::{BatchFailure, BatchPlace};
+use super::receipt::{BatchFailure, BatchPlace, Left};
 use super::window::{Identity, Need, Outgoing, Window};
 use super::{LostRecords, Settings, init_producer};
 use crate::connection::Client;
 use crate::error::{self, Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
-use crate::types::{AckLevel, Topic, unsigned};
+use crate::types::{AckLevel, RecordPosition, Topic, TopicId, unsigned};
 
 /// Requests handed to the connection and not yet taken by it. Their batches are counted in the producer's buffer.
 const QUEUE: usize = 64;
@@ -275,9 +275,7 @@ impl Sender {
         use v1::produce_stream_response::Outcome;
         let outcome = match answer.outcome {
             Some(Outcome::Response(response)) => self.outcome_of(response)?,
-            Some(Outcome::Failure(failure)) => {
-                Err(BatchFailure { error: Error::from_failure(&failure), records: Vec::new() })
-            }
+            Some(Outcome::Failure(failure)) => Err(BatchFailure::of(Error::from_failure(&failure))),
             None => return Err(Error::protocol("an answer without an outcome")),
         };
         self.window.answered(answer.request_id, outcome, Instant::now())
@@ -288,16 +286,23 @@ impl Sender {
             (Some(part), true) => part,
             _ => return Err(Error::protocol("not one part in the answer to a batch")),
         };
-        if let Some(failure) = &part.failure {
+        let known = &self.topic.topic_id;
+        let topic_id = if known.as_str() == response.topic_id { known.clone() } else { (&*response.topic_id).into() };
+        let ack = AckLevel::from_wire(part.ack());
+        let left = part.repeats.iter().map(|repeat| left_of(repeat, &topic_id, ack));
+        let left: Vec<_> = left.collect::<Result<_, Error>>()?;
+        if part.failure.is_some() || !left.is_empty() {
+            let error = part.failure.as_ref().map_or_else(
+                || Error::refused(ErrorReason::NotWritten, "every record stands in the log already"),
+                Error::from_failure,
+            );
             let records = part.record_failures.iter().filter_map(|record| {
                 let failure = record.failure.as_ref()?;
                 Some((record.index, Error::from_failure(failure)))
             });
-            return Ok(Err(BatchFailure { error: Error::from_failure(failure), records: records.collect() }));
+            return Ok(Err(BatchFailure { error, records: records.collect(), left }));
         }
-        let known = &self.topic.topic_id;
-        let topic_id = if known.as_str() == response.topic_id { known.clone() } else { (&*response.topic_id).into() };
-        let Some(ack) = AckLevel::from_wire(part.ack()) else {
+        let Some(ack) = ack else {
             return Err(Error::protocol("an acknowledgement without a level"));
         };
         Ok(Ok(BatchPlace {
@@ -308,7 +313,7 @@ impl Sender {
             append_time_ms: part.append_time_ms,
             duplicate: part.duplicate,
             ack,
-            refused: Vec::new(),
+            left: Vec::new(),
         }))
     }
 
@@ -348,6 +353,25 @@ impl Drop for Sender {
         self.fail(&Error::closed("the producer"));
         self.shared.ended.cancel();
     }
+}
+
+/// A record that stands in the log already.
+fn left_of(repeat: &v1::RepeatedRecord, topic_id: &TopicId, ack: Option<AckLevel>) -> Result<(u32, Left), Error> {
+    use v1::repeated_record::First;
+    let left = match (repeat.first, ack) {
+        (Some(First::SameAs(first)), _) if first < repeat.index => Left::SameAs(first),
+        (Some(First::Position(place)), Some(ack)) => Left::Repeat(Box::new(RecordPosition {
+            topic_id: topic_id.clone(),
+            partition: place.partition,
+            epoch: place.epoch,
+            offset: unsigned(place.offset),
+            append_time_ms: place.append_time_ms,
+            duplicate: true,
+            ack,
+        })),
+        _ => return Err(Error::protocol("a repeat without a place")),
+    };
+    Ok((repeat.index, left))
 }
 
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {

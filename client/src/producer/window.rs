@@ -23,7 +23,7 @@ use tokio::time::Instant;
 use super::LostRecords;
 use super::accumulator::{Filled, Room};
 use super::lane::{Flying, Lane, Verdict, distance};
-use super::receipt::{BatchFailure, BatchPlace};
+use super::receipt::{BatchFailure, BatchPlace, Left};
 use crate::error::{Error, ErrorKind, Outcome};
 
 /// A batch to put on the stream.
@@ -206,6 +206,7 @@ impl Window {
         let verdict = if idempotent { Verdict::of(&failure.error) } else { Verdict::Refused };
         let maybe_written = lane.batches[at].maybe_written;
         match verdict {
+            Verdict::Refused if !failure.left.is_empty() => self.repeated(partition, at, failure, idempotent),
             Verdict::Refused => {
                 if idempotent && lane.without_refused(at, &failure) {
                     return;
@@ -256,6 +257,31 @@ impl Window {
                 self.settle(flying, Err(failure));
             }
         }
+    }
+
+    /// Some records stand in the log already, and nothing was written. An idempotent producer sends the others again, in
+    /// their order; any other gives them back, since what it sent behind them may have been written before.
+    fn repeated(&mut self, partition: u32, at: usize, failure: BatchFailure, idempotent: bool) {
+        let place = failure.left.iter().find_map(|(_, left)| match left {
+            Left::Repeat(position) => Some(BatchPlace::of_repeat(position)),
+            Left::Refused(_) | Left::SameAs(_) => None,
+        });
+        let lane = &mut self.lanes[partition as usize];
+        let rest = lane.without_repeats(at, &failure);
+        if rest == Some(true) && idempotent {
+            lane.back(at, false, failure.error);
+            lane.refused();
+            return;
+        }
+        let flying = lane.remove(at);
+        if idempotent {
+            lane.refused();
+        }
+        let outcome = match place {
+            Some(place) if rest == Some(false) => Ok(place),
+            _ => Err(BatchFailure::of(failure.error)),
+        };
+        self.settle(flying, outcome);
     }
 
     /// The stream was cut: what was on it has an unknown outcome, unless there was never a connection. An idempotent
@@ -338,7 +364,7 @@ impl Window {
                     lane.renumber_behind(&flying);
                 }
                 self.settled.push(Settled { id: flying.id, bytes: flying.bytes, error: Some(error.clone()) });
-                let failure = BatchFailure { error: error.with_outcome(outcome), records: Vec::new() };
+                let failure = BatchFailure::of(error.with_outcome(outcome));
                 flying.completion.settle(Err(failure));
             }
             self.unlist(partition);
@@ -375,7 +401,7 @@ impl Window {
             for flying in std::mem::take(&mut self.lanes[partition as usize].batches) {
                 let written = flying.maybe_written || flying.on_stream.is_some();
                 let outcome = if written { Outcome::Unknown } else { Outcome::NotWritten };
-                let failure = BatchFailure { error: error.clone().with_outcome(outcome), records: Vec::new() };
+                let failure = BatchFailure::of(error.clone().with_outcome(outcome));
                 self.settle(flying, Err(failure));
             }
         }
@@ -415,7 +441,7 @@ fn surely_not_written(flying: &Flying, error: &Error) -> bool {
 
 /// The same failure, said to have an unknown outcome.
 fn unknown(error: Error) -> BatchFailure {
-    BatchFailure { error: error.with_outcome(Outcome::Unknown), records: Vec::new() }
+    BatchFailure::of(error.with_outcome(Outcome::Unknown))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 mod dead_letters;
 mod durability;
 mod errors;
+mod event_ids;
 mod group_chaos;
 mod groups;
 mod hostile;

@@ -217,7 +217,7 @@ impl<'a> Carry<'a> {
         let bytes = builder.finish();
         let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
         self.check_room(bytes.len() as u64)?;
-        Ok((Some(CheckedBatch { header, bytes, request: None }), placed))
+        Ok((Some(CheckedBatch { header, bytes, request: None, events: None }), placed))
     }
 
     /// Whether the group's limit of bytes leaves room (rule DL-10).

@@ -267,7 +267,7 @@ fn chunks(records: &[(EntryKey, BatchRecord)]) -> Vec<CheckedBatch> {
         if !builder.is_empty() {
             let bytes = builder.finish();
             let header = BatchHeader::decode(&bytes).expect("the builder makes good batches");
-            batches.push(CheckedBatch { header, bytes, request: None });
+            batches.push(CheckedBatch { header, bytes, request: None, events: None });
         }
     };
     for (_, record) in records {

@@ -31,6 +31,10 @@ pub(crate) fn record_refusal(topic: &str, index: u32, hash_version: u32, refusal
                 .fact("max", if count > max_count { max_count } else { max_bytes })
                 .fact("unit", if count > max_count { "headers" } else { "bytes" })
         }
+        RecordRefusal::Envelope { header, ref found } => {
+            let bounds = "text of 1 to 255 bytes";
+            Problem::new(R::InvalidField, message).fact("field", header).fact("found", found).fact("bounds", bounds)
+        }
         RecordRefusal::InvalidTimestamp { found, max } => {
             Problem::new(R::InvalidTimestamp, message).fact("timestamp_ms", found).fact("max_ms", max)
         }

@@ -215,6 +215,7 @@ pub(super) fn run_retention(topics: &Topics, clock: &dyn Clock, by_age: bool) {
         }
     }
     // At the begin of all times nothing is old.
+    topics.all().iter().for_each(|topic| topic.event_ids().expire());
     let starts = topics.retention_starts(if by_age { wall_ms } else { 0 });
     if let Err(error) = topics.raise_starts(&starts) {
         tracing::warn!(%error, "retention could not raise log starts; tried again at its next turn");

@@ -206,6 +206,7 @@ impl Opening {
             metrics: Arc::clone(&metrics),
             attention: Arc::clone(&attention),
             status: Arc::clone(metadata.status()),
+            event_ids: Arc::default(),
         };
         let topics = Arc::new(Topics::new(&state, metadata, factory, runtime.clone()));
         let source: Arc<dyn PartitionSource> = Arc::clone(&topics) as _;

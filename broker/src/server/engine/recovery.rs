@@ -96,6 +96,7 @@ impl Recovery<'_> {
             let (name, partition) = (topic.name.as_str(), reference.partition.0);
             tracing::error!(topic = name, partition, cause, "a partition could not be opened and stays closed");
             slot.fail(&cause);
+            self.factory.give_up_event_ids(reference);
         }
         self.metrics.recovery_partitions_done.inc();
     }

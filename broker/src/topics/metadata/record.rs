@@ -9,12 +9,14 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{AckLevel, TopicUuid};
+use crate::partition::admit::EnvelopePolicy;
+use crate::topics::event_ids::{DedupWindow, EventSettings};
 use crate::topics::holds::GroupHolds;
 use crate::topics::settings::{TopicConfig, TopicNotes, TopicRevision, Validation};
 
-/// The newest version of the records that this program reads. A change without a record of version 2 is written as
-/// version 1, so that a program that knows no groups still reads it.
-pub const RECORD_VERSION: u32 = 2;
+/// The newest version of the records that this program reads. A change is written in the oldest version that has its
+/// records, so that a program that knows no groups, or no event ids, still reads it.
+pub const RECORD_VERSION: u32 = 3;
 
 /// Records of one change, applied all or none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +138,8 @@ impl MetadataRecord {
     /// The first version that has this record.
     fn version(&self) -> u32 {
         match self {
+            Self::TopicCreated(topic) if topic.revision.events.is_some() => 3,
+            Self::TopicUpdated { revision, .. } if revision.events.is_some() => 3,
             Self::DeadLetterNames { .. } | Self::DeadLetterNamesFreed { .. } => 2,
             Self::TopicCreated(topic) if topic.dead_letters.is_some() || topic.revision.holds.is_some() => 2,
             Self::TopicUpdated { revision, .. } if revision.holds.is_some() => 2,
@@ -234,6 +238,9 @@ pub struct StoredRevision {
     /// Groups whose unread records are kept; a record of version 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds: Option<StoredHolds>,
+    /// Envelopes and event ids; a record of version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub events: Option<StoredEvents>,
     /// Who answers for it.
     pub owner: String,
     /// What its records are.
@@ -252,6 +259,42 @@ pub struct StoredHolds {
     pub max_ms: Option<u64>,
     /// How much.
     pub max_bytes: Option<u64>,
+}
+
+/// Envelopes and event ids, as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoredEvents {
+    /// What the topic does about envelopes.
+    pub envelope: StoredEnvelope,
+    /// How long repeats are found out; none: as the envelope says.
+    pub window: Option<StoredWindow>,
+    /// Ids at most.
+    pub max_ids: u32,
+}
+
+/// What a topic does about envelopes, as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredEnvelope {
+    /// Nothing.
+    Off,
+    /// What is missing is added.
+    Fill,
+    /// What has none is refused.
+    Required,
+}
+
+/// How long repeats of event ids are found out, as stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoredWindow {
+    /// Never.
+    Off,
+    /// For so many milliseconds.
+    Ms(u64),
+    /// As long as the record is kept.
+    Log,
 }
 
 /// A level of acknowledgement as stored.
@@ -298,6 +341,7 @@ impl StoredRevision {
             max_record_bytes: config.max_record_bytes,
             flush_interval_ms: config.flush_interval_ms,
             holds: StoredHolds::of(&config.holds),
+            events: StoredEvents::of(&config.events),
             owner: notes.owner.clone(),
             description: notes.description.clone(),
             labels: notes.labels.clone(),
@@ -326,6 +370,7 @@ impl StoredRevision {
                 max_record_bytes: self.max_record_bytes,
                 flush_interval_ms: self.flush_interval_ms,
                 holds: self.holds.as_ref().map(StoredHolds::to_holds).unwrap_or_default(),
+                events: self.events.map(StoredEvents::to_settings).unwrap_or_default(),
             },
             notes: TopicNotes {
                 owner: self.owner.clone(),
@@ -346,6 +391,41 @@ impl StoredHolds {
     fn to_holds(&self) -> GroupHolds {
         let Self { groups, max_ms, max_bytes } = self.clone();
         GroupHolds { groups, max_ms, max_bytes }
+    }
+}
+
+impl StoredEvents {
+    fn of(settings: &EventSettings) -> Option<Self> {
+        let stored = Self {
+            envelope: match settings.envelope {
+                EnvelopePolicy::Off => StoredEnvelope::Off,
+                EnvelopePolicy::Fill => StoredEnvelope::Fill,
+                EnvelopePolicy::Required => StoredEnvelope::Required,
+            },
+            window: settings.window.map(|window| match window {
+                DedupWindow::Off => StoredWindow::Off,
+                DedupWindow::Ms(ms) => StoredWindow::Ms(ms),
+                DedupWindow::Log => StoredWindow::Log,
+            }),
+            max_ids: settings.max_ids,
+        };
+        (*settings != EventSettings::default()).then_some(stored)
+    }
+
+    fn to_settings(self) -> EventSettings {
+        EventSettings {
+            envelope: match self.envelope {
+                StoredEnvelope::Off => EnvelopePolicy::Off,
+                StoredEnvelope::Fill => EnvelopePolicy::Fill,
+                StoredEnvelope::Required => EnvelopePolicy::Required,
+            },
+            window: self.window.map(|window| match window {
+                StoredWindow::Off => DedupWindow::Off,
+                StoredWindow::Ms(ms) => DedupWindow::Ms(ms),
+                StoredWindow::Log => DedupWindow::Log,
+            }),
+            max_ids: self.max_ids,
+        }
     }
 }
 

@@ -52,6 +52,7 @@ fn topic(id: u64, name: &str, description: String) -> MetadataRecord {
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
             holds: None,
+            events: None,
             owner: String::new(),
             description,
             labels: (0..8).map(|label| (label.to_string(), "\u{1}".repeat(1_000))).collect(),
@@ -149,7 +150,7 @@ fn a_log_of_a_newer_program_is_refused_untouched() {
     let disk = SimDisk::new();
     let log = open(&disk).start();
     log.change_blocking(|writer| {
-        let newer = Bytes::from_static(br#"{"version":3,"records":[]}"#);
+        let newer = Bytes::from_static(br#"{"version":4,"records":[]}"#);
         writer.journal.append(&[newer], 1_000).expect("the disk is well");
         Ok(())
     })

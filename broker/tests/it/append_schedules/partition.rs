@@ -4,7 +4,10 @@ use sawlog_broker::clock::{Clock, Monotonic};
 use sawlog_broker::limits;
 use sawlog_broker::log::{AppendError, Appended, FrameDraft, SyncError};
 use sawlog_broker::model::{AckLevel, Offset, PartitionEpoch};
-use sawlog_broker::partition::{AppendAck, AppendFailure, CheckedBatch, ProducerDirectory, RequestStamp};
+use sawlog_broker::partition::events::without_found;
+use sawlog_broker::partition::{
+    AppendAck, AppendFailure, CheckedBatch, EventDirectory, ProducerDirectory, RequestStamp, Reservation, Reserved,
+};
 use sawlog_proto::batch::{ProducerStamp, head_with};
 
 #[path = "../../../src/partition/append.rs"]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sawlog_client::types::Validation;
-use sawlog_client::{Admin, Partition, Topic};
+use sawlog_client::{Admin, EnvelopePolicy, EventIds, Partition, Topic};
 use serde::Serialize;
 
 use crate::arguments::Common;
@@ -28,6 +28,9 @@ struct TopicAnswer<'a> {
     flush_interval_ms: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hold_groups: Option<HoldGroupsAnswer<'a>>,
+    envelope: &'static str,
+    dedup_window_ms: Option<i64>,
+    dedup_max_ids: Option<i64>,
     owner: &'a str,
     description: &'a str,
     labels: &'a BTreeMap<String, String>,
@@ -36,6 +39,17 @@ struct TopicAnswer<'a> {
     update_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     partition_states: Option<Vec<PartitionAnswer<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_ids: Option<EventIdsAnswer>,
+}
+
+#[derive(Serialize)]
+struct EventIdsAnswer {
+    ids: u64,
+    max_ids: u64,
+    /// Absent: as long as records are kept.
+    span_ms: Option<u64>,
+    ready: bool,
 }
 
 #[derive(Serialize)]
@@ -71,7 +85,7 @@ struct TruncationAnswer {
     time: String,
 }
 
-fn answer<'a>(topic: &'a Topic, partitions: Option<&'a [Partition]>) -> TopicAnswer<'a> {
+fn answer<'a>(topic: &'a Topic, partitions: Option<&'a [Partition]>, event_ids: Option<EventIds>) -> TopicAnswer<'a> {
     let config = &topic.config;
     TopicAnswer {
         name: &topic.name,
@@ -92,6 +106,9 @@ fn answer<'a>(topic: &'a Topic, partitions: Option<&'a [Partition]>) -> TopicAns
             max_ms: holds.max_ms,
             max_bytes: holds.max_bytes,
         }),
+        envelope: envelope(topic),
+        dedup_window_ms: config.dedup_window_ms,
+        dedup_max_ids: config.dedup_max_ids,
         owner: &topic.owner,
         description: &topic.description,
         labels: &topic.labels,
@@ -99,6 +116,12 @@ fn answer<'a>(topic: &'a Topic, partitions: Option<&'a [Partition]>) -> TopicAns
         create_time: human_time(topic.create_time_ms),
         update_time: human_time(topic.update_time_ms),
         partition_states: partitions.map(|partitions| partitions.iter().map(partition_answer).collect()),
+        event_ids: event_ids.map(|ids| EventIdsAnswer {
+            ids: ids.ids,
+            max_ids: ids.max_ids,
+            span_ms: ids.span_ms,
+            ready: ids.ready,
+        }),
     }
 }
 
@@ -132,6 +155,22 @@ fn validation(topic: &Topic) -> &'static str {
     }
 }
 
+fn envelope(topic: &Topic) -> &'static str {
+    match topic.config.envelope {
+        Some(EnvelopePolicy::Fill) => "fill",
+        Some(EnvelopePolicy::Required) => "required",
+        _ => "off",
+    }
+}
+
+fn dedup_window(topic: &Topic) -> String {
+    match topic.config.dedup_window_ms {
+        None | Some(0) => "off".to_owned(),
+        Some(-1) => "log".to_owned(),
+        Some(ms) => human_span(ms),
+    }
+}
+
 fn bytes_or_unlimited(bytes: Option<i64>) -> String {
     bytes.and_then(|bytes| u64::try_from(bytes).ok()).map_or_else(|| "unlimited".to_owned(), human_bytes)
 }
@@ -140,7 +179,7 @@ fn bytes_or_unlimited(bytes: Option<i64>) -> String {
 pub(super) async fn list(admin: &Admin, prefix: &str, common: &Common) -> Outcome {
     let topics = admin.list_topics(prefix).await.map_err(failed)?;
     if common.json() {
-        return topics.iter().try_for_each(|topic| output::json_line(&answer(topic, None)));
+        return topics.iter().try_for_each(|topic| output::json_line(&answer(topic, None, None)));
     }
     if topics.is_empty() {
         output::talk("there is no topic; `sawlog topic create NAME` makes one");
@@ -166,17 +205,24 @@ pub(super) async fn list(admin: &Admin, prefix: &str, common: &Common) -> Outcom
 pub(super) async fn show(admin: &Admin, name: &str, common: &Common) -> Outcome {
     let topic = admin.get_topic(name).await.map_err(failed)?;
     let partitions = admin.describe_partitions(name, &[]).await.map_err(failed)?;
+    let event_ids = admin.event_ids(name).await.map_err(failed)?;
     if common.json() {
-        return output::json_line(&answer(&topic, Some(&partitions)));
+        return output::json_line(&answer(&topic, Some(&partitions), event_ids));
     }
-    settings(&topic).print()?;
+    let mut rows = settings(&topic);
+    if let Some(ids) = event_ids {
+        let span = ids.span_ms.map_or_else(|| "as records are kept".to_owned(), |ms| human_span(ms.cast_signed()));
+        let count = format!("{} of {}", output::grouped(ids.ids), output::grouped(ids.max_ids));
+        rows.add(["event ids".to_owned(), format!("{count}, repeats found for {span}")]);
+    }
+    rows.print()?;
     output::data_line("")?;
     partition_rows(&partitions).print()
 }
 
 /// Prints a topic without its partitions.
 pub(super) fn topic(topic: &Topic, common: &Common) -> Outcome {
-    if common.json() { output::json_line(&answer(topic, None)) } else { settings(topic).print() }
+    if common.json() { output::json_line(&answer(topic, None, None)) } else { settings(topic).print() }
 }
 
 /// Prints partitions.
@@ -205,6 +251,8 @@ fn settings(topic: &Topic) -> Rows {
         ("largest record", bytes_or_unlimited(config.max_record_bytes)),
         ("flush interval", human_span(config.flush_interval_ms.unwrap_or(-1))),
         ("held for groups", config.hold_groups.as_ref().map(|holds| holds.groups.join(", ")).unwrap_or_default()),
+        ("envelope", envelope(topic).to_owned()),
+        ("dedup window", dedup_window(topic)),
         ("owner", topic.owner.clone()),
         ("description", topic.description.clone()),
         ("labels", labels.join(", ")),

@@ -65,14 +65,14 @@ fn place(base_offset: u64) -> BatchPlace {
         append_time_ms: 5,
         duplicate: false,
         ack: AckLevel::Written,
-        refused: Vec::new(),
+        left: Vec::new(),
     }
 }
 
 fn failure(reason: ErrorReason, facts: &[(&str, &str)], retry_after_ms: Option<i64>) -> BatchFailure {
     let facts = facts.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let failure = v1::Failure { reason: reason.into(), message: String::new(), facts, retry_after_ms };
-    BatchFailure { error: Error::from_failure(&failure), records: Vec::new() }
+    BatchFailure::of(Error::from_failure(&failure))
 }
 
 fn gap(expected: i32) -> BatchFailure {
@@ -463,4 +463,64 @@ fn pr_7_whatever_is_cut_or_refused_each_record_is_written_once_and_in_order() {
             .count();
     }
     assert!(unknown < 300 * BATCHES as usize / 20, "an unknown outcome is rare: {unknown}");
+}
+
+fn repeat(index: u32, offset: u64) -> (u32, Left) {
+    (index, Left::Repeat(Box::new(BatchPlace { duplicate: true, ..place(offset) }.position_of(0).unwrap())))
+}
+
+fn repeats(left: Vec<(u32, Left)>) -> BatchFailure {
+    let not_written = failure(ErrorReason::NotWritten, &[("outcome", "not_written")], None);
+    BatchFailure { left, ..not_written }
+}
+
+#[test]
+fn pr_8_a_batch_with_repeats_uses_no_sequence_and_its_rest_is_sent_again_before_those_behind_it() {
+    let mut window = Window::new(1, 64, Some(IDENTITY));
+    let first = filled(0, 0, &["a", "b", "c", "b"]);
+    let completion = std::sync::Arc::clone(&first.completion);
+    window.admit(first, far());
+    window.admit(filled(1, 0, &["x"]), far());
+    let sent = send_all(&mut window);
+    assert_eq!(sequences(&sent), [0, 4]);
+    answer(&mut window, &sent[0], Err(repeats(vec![repeat(0, 70), (3, Left::SameAs(1))])));
+    assert!(send_all(&mut window).is_empty(), "nothing goes while the stream has older batches of the partition");
+    answer(&mut window, &sent[1], Err(gap(0)));
+    let again = send_all(&mut window);
+    assert_eq!(sequences(&again), [0, 2]);
+    // Another producer has written the last of the rest meanwhile.
+    answer(&mut window, &again[0], Err(repeats(vec![repeat(1, 90)])));
+    answer(&mut window, &again[1], Err(gap(0)));
+    let last = send_all(&mut window);
+    assert_eq!(sequences(&last), [0, 1]);
+    answer(&mut window, &last[0], Ok(place(100)));
+    answer(&mut window, &last[1], Ok(place(101)));
+    let offsets: Vec<u64> = (0..4).map(|index| offset_of(&completion, index).unwrap().unwrap()).collect();
+    assert_eq!(offsets, [70, 100, 90, 100]);
+    let duplicate = |index| Receipt::new(std::sync::Arc::clone(&completion), index).try_position().unwrap().unwrap();
+    assert_eq!([0, 1, 2, 3].map(|index| duplicate(index).duplicate), [true, false, true, true]);
+    assert!(window.take_settled().all(|settled| settled.error.is_none()) && window.is_empty());
+}
+
+#[test]
+fn pr_8_a_batch_of_repeats_alone_is_settled_and_the_next_takes_its_sequence() {
+    let (mut window, completions) = window_with(1);
+    let sent = send_all(&mut window);
+    answer(&mut window, &sent[0], Err(repeats(vec![repeat(0, 7), (1, Left::SameAs(0))])));
+    assert_eq!([0, 1].map(|index| offset_of(&completions[0], index).unwrap().unwrap()), [7, 7]);
+    window.admit(filled(9, 0, &["next"]), far());
+    assert_eq!(sequences(&send_all(&mut window)), [0]);
+}
+
+#[test]
+fn pr_8_without_idempotence_the_rest_of_a_batch_with_repeats_goes_back_to_its_caller() {
+    let mut window = Window::new(1, 64, None);
+    let first = filled(0, 0, &["a", "b"]);
+    let completion = std::sync::Arc::clone(&first.completion);
+    window.admit(first, far());
+    let sent = send_all(&mut window);
+    answer(&mut window, &sent[0], Err(repeats(vec![repeat(1, 3)])));
+    assert_eq!(offset_of(&completion, 1).unwrap().unwrap(), 3);
+    assert_eq!(offset_of(&completion, 0).unwrap().unwrap_err().reason(), Some(ErrorReason::NotWritten));
+    assert!(window.is_empty());
 }
