@@ -42,6 +42,8 @@ pub mod dead_letter;
 pub mod envelope;
 pub mod error;
 pub mod groups;
+#[cfg(feature = "postgres")]
+pub mod outbox;
 pub mod payload;
 pub mod producer;
 pub mod projection;

@@ -13,6 +13,7 @@ mod hostile_groups;
 mod limits;
 mod load;
 mod member;
+mod outbox;
 mod power;
 mod produce;
 mod produce_read;
