@@ -77,7 +77,7 @@ fn take_records(topic: &NullTopic, records: &[v1::ProduceRecord], ack: i32) -> (
     let info = v1::BatchInfo { base_offset, record_count: count, append_time_ms: 1, epoch: 0 };
     let results = (base_offset..)
         .take(records.len())
-        .map(|offset| v1::RecordResult { partition, offset: Some(offset) })
+        .map(|offset| v1::RecordResult { partition, offset: Some(offset), duplicate: false })
         .collect();
     (part(partition, info, ack), results)
 }

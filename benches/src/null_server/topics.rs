@@ -111,7 +111,7 @@ impl TopicService for NullState {
             })
             .collect();
         let topic_id = topic.described.topic_id.clone();
-        Ok(Response::new(v1::DescribePartitionsResponse { topic_id, partitions }))
+        Ok(Response::new(v1::DescribePartitionsResponse { topic_id, partitions, event_ids: None }))
     }
 
     async fn reopen_partition(
