@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{
-    bench, completions, config, consume, dev, dlq, group, health, produce, segment, serve, topic, version,
+    bench, completions, config, consume, dev, dlq, group, health, produce, replay, segment, serve, topic, version,
 };
 use crate::demo;
 use crate::failure::Outcome;
@@ -69,6 +69,7 @@ enum Command {
     Consume(consume::Consume),
     Group(group::Group),
     Dlq(dlq::Dlq),
+    Replay(replay::Replay),
     Segment(segment::Segment),
     Bench(bench::Bench),
     Config(config::Config),
@@ -98,6 +99,7 @@ impl Arguments {
             Command::Consume(consume) => consume.run(&common),
             Command::Group(group) => group.run(&common),
             Command::Dlq(dlq) => dlq.run(&common),
+            Command::Replay(replay) => replay.run(&common),
             Command::Segment(segment) => segment.run(&common),
             Command::Bench(bench) => bench.run(&common),
             Command::Config(config) => config.run(&common),

@@ -12,6 +12,7 @@ use sawlog_proto::v1::dead_letter_service_client::DeadLetterServiceClient;
 use sawlog_proto::v1::group_service_client::GroupServiceClient;
 use sawlog_proto::v1::produce_service_client::ProduceServiceClient;
 use sawlog_proto::v1::read_service_client::ReadServiceClient;
+use sawlog_proto::v1::replay_service_client::ReplayServiceClient;
 use sawlog_proto::v1::topic_service_client::TopicServiceClient;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -24,6 +25,7 @@ use crate::groups::Groups;
 use crate::producer::ProducerBuilder;
 use crate::projection::{ProjectionBuilder, Store};
 use crate::reader::ReaderBuilder;
+use crate::replays::Replays;
 use crate::retry::Retry;
 
 /// Bytes of a gRPC message, in or out, as the broker has it.
@@ -105,6 +107,11 @@ impl Client {
         DeadLetters::new(self.clone())
     }
 
+    /// Replays: ranges of topics delivered again to a group.
+    pub fn replays(&self) -> Replays {
+        Replays::new(self.clone())
+    }
+
     /// Where the broker is.
     pub fn url(&self) -> &str {
         &self.settings.url
@@ -147,6 +154,12 @@ impl Client {
 
     pub(crate) fn dead_letter_calls(&self) -> DeadLetterServiceClient<Channel> {
         DeadLetterServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
+    pub(crate) fn replay_calls(&self) -> ReplayServiceClient<Channel> {
+        ReplayServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_BYTES)
             .max_encoding_message_size(MESSAGE_BYTES)
     }

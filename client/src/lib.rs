@@ -48,6 +48,7 @@ pub mod payload;
 pub mod producer;
 pub mod projection;
 pub mod reader;
+pub mod replays;
 pub mod types;
 
 mod clock;
@@ -65,6 +66,7 @@ pub use groups::{GroupConfig, GroupMode, GroupPosition, Groups, NewGroup, RetryP
 pub use producer::{Producer, ProducerBuilder, Receipt};
 pub use projection::{OnPoison, Projection, ProjectionBuilder, ProjectionHandle, ProjectionStatus};
 pub use reader::{ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo};
+pub use replays::Replays;
 pub use tokio_stream::StreamExt;
 pub use types::{
     AckLevel, Codec, DeadLettersOf, EnvelopePolicy, EventIds, HoldGroups, OffsetAt, Partition, Record, RecordPosition,

@@ -9,6 +9,7 @@ pub(crate) mod dlq;
 pub(crate) mod group;
 pub(crate) mod health;
 pub(crate) mod produce;
+pub(crate) mod replay;
 pub(crate) mod segment;
 pub(crate) mod serve;
 pub(crate) mod topic;

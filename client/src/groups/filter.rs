@@ -57,7 +57,7 @@ pub struct RecordFilter {
 }
 
 impl RecordFilter {
-    pub(super) fn to_wire(&self) -> v1::ReadFilter {
+    pub(crate) fn to_wire(&self) -> v1::ReadFilter {
         v1::ReadFilter {
             key: self.key.clone(),
             key_prefix: self.key_prefix.clone(),

@@ -446,3 +446,37 @@ async fn rp_3_no_more_than_100_jobs_run_at_once() {
     assert_eq!((first.replays.len(), second.replays.len(), second.next_page_token.as_str()), (60, 40, ""));
     broker.shutdown().await;
 }
+
+#[tokio::test]
+async fn rp_2_the_client_marks_replayed_records_and_tells_the_end() {
+    use sawlog_client::replays::{NewReplay, ReplayInto, ReplayState};
+    use sawlog_client::{ConsumerEvent, GroupConfig, GroupPosition, StreamExt as _};
+
+    let broker = TestBroker::start().await;
+    let mut wire = Wire::new(&broker).await;
+    topic(&mut wire, "orders", 30).await;
+    let client = broker.client();
+    let mut new = NewReplay::new("orders", ReplayInto::New("audit".into(), Box::new(GroupConfig::default())));
+    new.from = Some(GroupPosition::Earliest);
+    let replay = client.replays().start(new).await.unwrap();
+    assert_eq!((replay.state, replay.left), (Some(ReplayState::Running), 30));
+    let mut consumer = client.consumer("audit").open().await.unwrap();
+    let mut seen = 0;
+    let id = loop {
+        match in_time(consumer.next()).await.unwrap().unwrap() {
+            ConsumerEvent::Delivery(delivery) => {
+                assert_eq!(delivery.replay_id(), Some(replay.replay_id.as_str()));
+                seen += 1;
+                delivery.ack_later();
+            }
+            ConsumerEvent::ReplayDone { replay_id, source: None, cancelled: false } => break replay_id,
+            _ => {}
+        }
+    };
+    assert_eq!((id, seen), (replay.replay_id.clone(), 30));
+    let ended = client.replays().get(&replay.replay_id).await.unwrap();
+    assert_eq!((ended.state, ended.done), (Some(ReplayState::Done), 30));
+    assert_eq!(client.replays().list(Some("audit"), true).await.unwrap(), []);
+    drop(consumer);
+    broker.shutdown().await;
+}
