@@ -1,7 +1,7 @@
 //! Servers in processes of their own, so that their CPU and memory can be told from the load's.
 
 use std::fs;
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -100,6 +100,20 @@ impl ServerProcess {
     /// It has ended.
     pub fn resident_mib(&self) -> io::Result<f64> {
         Ok(process_stats::resident_bytes(self.pid())? as f64 / f64::from(1 << 20))
+    }
+
+    /// The value of one of its metrics, by name and labels as the Prometheus endpoint writes them.
+    ///
+    /// # Errors
+    /// It does not answer, or has no such metric.
+    pub fn metric(&self, name: &str) -> io::Result<f64> {
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = std::net::TcpStream::connect(address)?;
+        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.ok_or_else(|| io::Error::other(format!("no metric {name}")))
     }
 
     /// Kills it, as a crash would.

@@ -34,7 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Section = fn(&mut Bench) -> Result<(), Box<dyn Error>>;
 
 /// Every section: its name and what runs it.
-const SECTIONS: [(&str, Section); 12] = [
+const SECTIONS: [(&str, Section); 13] = [
     ("produce", produce::run),
     ("single", single::run),
     ("replay", replay::run),
@@ -44,6 +44,7 @@ const SECTIONS: [(&str, Section); 12] = [
     ("curve", curve::run),
     ("start", start::run),
     ("groups", groups::speed),
+    ("failing", groups::one_failing_key),
     ("stuck", groups::stuck),
     ("rebalance", groups::rebalance),
     ("many", groups::many),

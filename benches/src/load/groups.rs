@@ -92,25 +92,68 @@ pub fn key_of(delivery: &Delivery) -> u64 {
     key.map_or(0, u64::from_be_bytes)
 }
 
-/// Acknowledges each record by itself until `expect` are, then waits for the last answer. Keys below `failing` always
-/// fail. The member leaves.
+/// Acknowledges each record by itself until `expect` are, then waits for the last answer; records of keys of which
+/// `fails` says so always fail. The member leaves.
 ///
 /// # Errors
 /// The session cannot go on, or an answer does not come.
-pub async fn consume_acked(client: &Client, group: &str, expect: u64, failing: u64) -> Result<Throughput, Error> {
+pub async fn consume_acked(
+    client: &Client,
+    group: &str,
+    expect: u64,
+    fails: impl Fn(u64) -> bool,
+) -> Result<Throughput, Error> {
     let mut consumer = join(client, group).await?;
     let clock = Stopwatch::start();
     let mut done = Throughput::default();
     while done.records < expect {
         let Some(delivery) = consumer.next_delivery().await else { break };
         let delivery = delivery?;
-        if failing > 0 && key_of(&delivery) < failing {
+        if fails(key_of(&delivery)) {
             delivery.nack_later(HandlerError::retry("a key that always fails"));
         } else {
             delivery.ack_later();
             done.records += 1;
         }
     }
+    consumer.shutdown(PATIENCE).await?;
+    done.seconds = clock.seconds();
+    Ok(done)
+}
+
+/// The same without failures, as by so many handlers at once that are done in any order: the records in work are
+/// acknowledged one by one, a random one whenever another has come.
+///
+/// # Errors
+/// The session cannot go on, or an answer does not come.
+pub async fn consume_scattered(
+    client: &Client,
+    group: &str,
+    expect: u64,
+    handlers: usize,
+) -> Result<Throughput, Error> {
+    let mut consumer = join(client, group).await?;
+    let clock = Stopwatch::start();
+    let mut done = Throughput::default();
+    let mut in_work = Vec::with_capacity(handlers);
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    while done.records < expect {
+        let Some(delivery) = consumer.next_delivery().await else { break };
+        let mut delivery = delivery?;
+        done.records += 1;
+        if in_work.len() < handlers {
+            in_work.push(delivery);
+            continue;
+        }
+        // Xorshift: cheap, and alike in every run.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let at = (random % handlers as u64) as usize;
+        std::mem::swap(&mut in_work[at], &mut delivery);
+        delivery.ack_later();
+    }
+    in_work.into_iter().for_each(Delivery::ack_later);
     consumer.shutdown(PATIENCE).await?;
     done.seconds = clock.seconds();
     Ok(done)

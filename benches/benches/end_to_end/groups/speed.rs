@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawlog_benches::load::client::{LatencyLoad, create_topic, replay};
 use sawlog_benches::load::groups::{
-    GroupLoad, consume_acked, consume_committed, fill, first_delivery_latency, make_group,
+    GroupLoad, consume_acked, consume_committed, consume_scattered, fill, first_delivery_latency, make_group,
 };
 use sawlog_benches::report::{Row, Target};
 use sawlog_benches::stats::Samples;
@@ -21,12 +21,13 @@ const KEYS: u64 = 100_000;
 const PARTITIONS: u32 = 4;
 /// Pairs of rounds with and without a failing key.
 const PAIRS: usize = 10;
+/// Records that are in work at once where acknowledgements come out of order.
+const HANDLERS: usize = 256;
 /// Records whose settling the journal is measured by.
 const JOURNAL_RECORDS: u64 = 10_000_000;
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     modes(bench)?;
-    one_failing_key(bench)?;
     latency(bench)?;
     journal(bench)
 }
@@ -59,7 +60,7 @@ fn modes(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
                 make_group(&client, &load).await?;
                 match mode {
                     GroupMode::Offset => consume_committed(&client, &load.group, RECORDS).await,
-                    _ => consume_acked(&client, &load.group, RECORDS, 0).await,
+                    _ => consume_acked(&client, &load.group, RECORDS, |_| false).await,
                 }
             })?;
             samples.push(done.rate());
@@ -80,7 +81,7 @@ fn modes(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
 }
 
 /// Pairs of runs over one partition, with and without a key that always fails.
-fn one_failing_key(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+pub(crate) fn one_failing_key(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let broker = bench.broker()?;
     let topic = filled(bench, &broker, RECORDS, 1)?;
     let [mut sound, mut failing] = [const { Samples::new() }; 2];
@@ -95,7 +96,7 @@ fn one_failing_key(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
             let expect = RECORDS - failing_keys * per_key;
             let done = bench.runtime.block_on(async {
                 make_group(&client, &load).await?;
-                consume_acked(&client, &load.group, expect, failing_keys).await
+                consume_acked(&client, &load.group, expect, |key| key < failing_keys).await
             })?;
             if failing_keys == 0 { &mut sound } else { &mut failing }.push(done.rate());
         }
@@ -137,8 +138,13 @@ fn bytes_in(dir: &Path) -> u64 {
     entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// Size of the group journal after 10 M acknowledgements, and how long the next start takes.
+/// Size of the group journal after 10 M acknowledgements in and out of order, and how long the next start takes.
 fn journal(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
+    journal_after(bench, None)?;
+    journal_after(bench, Some(HANDLERS))
+}
+
+fn journal_after(bench: &mut Bench, handlers: Option<usize>) -> Result<(), Box<dyn Error>> {
     let broker = bench.broker()?;
     let records = ((JOURNAL_RECORDS as f64 * bench.options.scale) as u64).max(RECORDS);
     let topic = filled(bench, &broker, records, PARTITIONS)?;
@@ -146,15 +152,24 @@ fn journal(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let load = GroupLoad::new("journal", topic.as_str(), GroupMode::Keyed);
     bench.runtime.block_on(make_group(&client, &load))?;
     let before = broker.server.cpu_seconds()?;
-    let done = bench.runtime.block_on(consume_acked(&client, &load.group, records, 0))?;
+    let done = bench.runtime.block_on(async {
+        match handlers {
+            None => consume_acked(&client, &load.group, records, |_| false).await,
+            Some(handlers) => consume_scattered(&client, &load.group, records, handlers).await,
+        }
+    })?;
     let cpu = broker.server.cpu_seconds()? - before;
+    let written = broker.server.metric("sawlog_journal_record_bytes_total{journal=\"groups\"}")?;
     let BrokerOnFolder { server, folder } = broker;
     let rss = server.resident_mib()?;
     server.kill()?;
     let bytes = bytes_in(&folder.path().join("data/groups")) as f64;
     let again = bench.broker_on(folder.path())?;
     let ready_ms = again.since_start().as_secs_f64() * 1e3;
-    let what = format!("{records} acks");
+    let what = match handlers {
+        None => format!("{records} acks in order"),
+        Some(handlers) => format!("{records} acks, each of a random one of {handlers} in work"),
+    };
     let one = |value: f64| {
         let mut samples = Samples::new();
         samples.push(value);
@@ -165,7 +180,8 @@ fn journal(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     bench.row(Row::shown(format!("{what}, memory after"), "MiB", one(rss)))?;
     let size = Row::shown(format!("{what}, group journal"), "MiB", one(bytes / f64::from(1 << 20)));
     bench.row(size.with_target(Target::AtMost(256.0)))?;
-    bench.row(Row::shown(format!("{what}, journal per settled record"), "B", one(bytes / records as f64)))?;
+    let per_record = one(written / records as f64);
+    bench.row(Row::shown(format!("{what}, journal per settled record, unframed"), "B", per_record))?;
     let start = Row::shown(format!("{what}, start after a kill"), "ms", one(ready_ms));
     bench.row(start.with_target(Target::AtMost(1_000.0)))
 }
