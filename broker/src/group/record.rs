@@ -1,12 +1,15 @@
 //! Changes of a group as they stand in the group journal.
 //!
-//! The two that settle and try records are many and small, so they have a binary form; the others are JSON. The first
-//! byte tells: `{` begins JSON, [`TAG_SETTLED`] and [`TAG_TRIED`] the binary forms, whose numbers are LEB128 varints.
+//! Those that settle and try records are many and small, and an assignment to many members is long, so they have a binary
+//! form; the others are JSON. The first byte tells: `{` begins JSON, [`TAG_SETTLED`], [`TAG_TRIED`] and [`TAG_ASSIGNED`]
+//! the binary forms, whose numbers are LEB128 varints.
 //!
 //! ```text
 //! settled  tag | topic: 16 bytes | partition | how | runs | runs * (from - end of the run before | length)
 //! tried    tag | topic: 16 bytes | partition | tries | tries * (offset | epoch | attempts | due_ms | delay_ms | first_ms | lane: 16 bytes | slot
 //!          | class length | class)
+//! assigned tag | group epoch | members | members * 16 bytes | partitions | partitions * (topic: 16 bytes | partition | runs
+//!          | runs * (from - end of the run before | length | index of the member | group epoch - epoch of the run))
 //! ```
 
 mod codec;
@@ -27,6 +30,8 @@ use crate::model::{
 pub const TAG_SETTLED: u8 = 1;
 /// First byte of a binary [`GroupRecord::Tried`].
 pub const TAG_TRIED: u8 = 2;
+/// First byte of a binary [`GroupRecord::Assigned`].
+pub const TAG_ASSIGNED: u8 = 3;
 
 /// How records were settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -29,8 +29,6 @@ use crate::model::{AssignedUnit, AssignmentEpoch, KeySlot, MemberId, SlotRange, 
 pub(super) struct Drain {
     /// The unit.
     pub(super) unit: AssignedUnit,
-    /// Who had it.
-    pub(super) from: MemberId,
     /// When its leases end.
     pub(super) at_ms: u64,
 }
@@ -40,10 +38,35 @@ pub(super) struct Drain {
 pub(super) struct HandOver {
     /// Members may still come back after the start of the broker: nothing moves (rule GM-11).
     pub(super) settling: bool,
-    /// Modes KEYED and UNORDERED: slots with leases of their old owner.
-    pub(super) drains: Vec<Drain>,
+    /// Modes KEYED and UNORDERED: slots with leases of their old owner, by that. None is empty.
+    pub(super) drains: BTreeMap<MemberId, Vec<Drain>>,
     /// Mode OFFSET: partitions that their owner is to hand over, to whom, and until when.
     pub(super) pending: BTreeMap<Source, (MemberId, u64)>,
+}
+
+impl HandOver {
+    /// Slots that a member had and may still have leases of.
+    pub(super) fn drains_of(&self, member: MemberId) -> &[Drain] {
+        self.drains.get(&member).map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps the drains, of a member or of all, of which `keep` says so.
+    fn retain_drains(&mut self, only: Option<MemberId>, keep: impl Fn(&Drain) -> bool) {
+        match only {
+            Some(member) => {
+                if let Some(drains) = self.drains.get_mut(&member) {
+                    drains.retain(keep);
+                    if drains.is_empty() {
+                        self.drains.remove(&member);
+                    }
+                }
+            }
+            None => self.drains.retain(|_, drains| {
+                drains.retain(&keep);
+                !drains.is_empty()
+            }),
+        }
+    }
 }
 
 impl Machine {
@@ -97,7 +120,7 @@ impl Machine {
         for one in moves {
             if let Some(from) = one.from.filter(|from| self.members.get(*from).is_some()) {
                 self.send(from, Frame::Revoke { unit: one.unit, lost: false }, After::Now, fx);
-                self.hand_over.drains.push(Drain { unit: one.unit, from, at_ms });
+                self.hand_over.drains.entry(from).or_default().push(Drain { unit: one.unit, at_ms });
                 self.deadlines.arm(Timer::Drains, at_ms);
             }
             if let Some(to) = one.to {
@@ -168,20 +191,18 @@ impl Machine {
             }
             return;
         }
-        let within = |drain: &Drain| {
-            drain.from == member && drain.unit.source == source && !drain.unit.slots.intersection(slots).is_empty()
-        };
-        if self.hand_over.drains.iter().any(within) {
+        let within = |drain: &Drain| drain.unit.source == source && !drain.unit.slots.intersection(slots).is_empty();
+        if self.hand_over.drains.get(&member).is_some_and(|drains| drains.iter().any(within)) {
             self.give_back_slots(member, source, slots, Loss::Released, now, fx);
             let covered =
                 |drain: &Drain| within(drain) && slots.from <= drain.unit.slots.from && drain.unit.slots.to <= slots.to;
-            self.hand_over.drains.retain(|drain| !covered(drain));
+            self.hand_over.retain_drains(Some(member), |drain| !covered(drain));
         }
     }
 
     /// A member has nothing in work any more: what it was to hand over is handed over (rule GM-5).
     pub(super) fn handed_over(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
-        self.hand_over.drains.retain(|drain| drain.from != member);
+        self.hand_over.drains.remove(&member);
         let first = KeySlot::new(0).expect("the first slot");
         let pending = self.hand_over.pending.iter();
         let own = pending.filter(|(source, _)| self.owner(**source, first).is_some_and(|run| run.member == member));
@@ -191,11 +212,11 @@ impl Machine {
 
     /// Units that were not handed over in time are taken (rule GM-5).
     pub(super) fn drains_due(&mut self, now: Now, fx: &mut Effects) {
-        let due: Vec<Drain> =
-            self.hand_over.drains.iter().copied().filter(|drain| drain.at_ms <= now.monotonic_ms).collect();
-        self.hand_over.drains.retain(|drain| drain.at_ms > now.monotonic_ms);
-        for drain in due {
-            let Drain { unit, from, .. } = drain;
+        let all = self.hand_over.drains.iter().flat_map(|(from, drains)| drains.iter().map(|drain| (*from, *drain)));
+        let mut due: Vec<(MemberId, Drain)> = all.filter(|(_, drain)| drain.at_ms <= now.monotonic_ms).collect();
+        due.sort_by_key(|(_, drain)| drain.at_ms);
+        self.hand_over.retain_drains(None, |drain| drain.at_ms > now.monotonic_ms);
+        for (from, Drain { unit, .. }) in due {
             if self.give_back_slots(from, unit.source, unit.slots, Loss::Fenced, now, fx) {
                 self.send(from, Frame::Revoke { unit, lost: true }, After::Now, fx);
             }
@@ -214,7 +235,7 @@ impl Machine {
             }
         }
         self.give_partitions(given, now, fx);
-        let next = self.hand_over.drains.iter().map(|drain| drain.at_ms);
+        let next = self.hand_over.drains.values().flatten().map(|drain| drain.at_ms);
         if let Some(at_ms) = next.chain(self.hand_over.pending.values().map(|(_, at_ms)| *at_ms)).min() {
             self.deadlines.arm(Timer::Drains, at_ms);
         }
@@ -258,7 +279,7 @@ impl Machine {
             self.owner(*source, KeySlot::new(0).expect("the first slot")).is_some_and(|run| run.member == member)
         });
         let pending = pending.map(|source| AssignedUnit { source, slots: SlotRange::ALL });
-        let drains = self.hand_over.drains.iter().filter(|drain| drain.from == member).map(|drain| drain.unit);
+        let drains = self.hand_over.drains_of(member).iter().map(|drain| drain.unit);
         let units: Vec<AssignedUnit> = pending.chain(drains).collect();
         for unit in units {
             self.send(member, Frame::Revoke { unit, lost: false }, After::Now, fx);
@@ -310,7 +331,7 @@ impl Machine {
             self.restart_source(*source, crate::model::Offset::ZERO);
             self.hand_over.pending.remove(source);
         }
-        self.hand_over.drains.retain(|drain| !removed.contains(&drain.unit.source.topic));
+        self.hand_over.retain_drains(None, |drain| !removed.contains(&drain.unit.source.topic));
         let new: Vec<Source> = starts.iter().map(|start| start.source).collect();
         self.commit(GroupRecord::Topics { added, starts, removed }, fx);
         self.drop_dead(now, fx);
@@ -404,13 +425,14 @@ fn merge(old: &[OwnedRun], target: &[(SlotRange, MemberId)], epoch: AssignmentEp
         }
         _ => runs.push(run),
     };
+    // Both lists are in order of slots, so that they are walked together.
+    let mut first = 0;
     for &(slots, member) in target {
         let mut at = slots.from;
-        for kept in old.iter().filter(|run| run.member == member) {
+        first += old[first..].iter().take_while(|run| run.slots.to <= slots.from).count();
+        let reached = old[first..].iter().take_while(|run| run.slots.from < slots.to);
+        for kept in reached.filter(|run| run.member == member) {
             let both = kept.slots.intersection(slots);
-            if both.is_empty() {
-                continue;
-            }
             push(OwnedRun { slots: SlotRange { from: at, to: both.from }, member, epoch });
             push(OwnedRun { slots: both, member, epoch: kept.epoch });
             at = both.to;

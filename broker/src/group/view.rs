@@ -77,7 +77,7 @@ impl Machine {
     /// A member's live side.
     pub fn member_live(&self, member: MemberId) -> Option<MemberLive> {
         let one = self.members.get(member)?;
-        let drains = self.hand_over.drains.iter().filter(|drain| drain.from == member).map(|drain| drain.unit);
+        let drains = self.hand_over.drains_of(member).iter().map(|drain| drain.unit);
         let pending = self.hand_over.pending.keys().filter(|source| {
             self.state.owners.get(source).is_some_and(|runs| runs.iter().any(|run| run.member == member))
         });

@@ -2,8 +2,14 @@
 //!
 //! Bytes that do not fit are errors, never panics.
 
-use super::{GroupRecord, SettledAs, TAG_SETTLED, TAG_TRIED, Tried};
-use crate::model::{GroupId, KeySlot, LaneKey, Offset, OffsetRange, PartitionEpoch, PartitionId, Source, TopicUuid};
+use std::collections::HashMap;
+
+use super::{GroupRecord, OwnedRun, SettledAs, TAG_ASSIGNED, TAG_SETTLED, TAG_TRIED, Tried};
+use crate::limits::KEY_SLOTS;
+use crate::model::{
+    AssignmentEpoch, GroupId, KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, PartitionId, SlotRange,
+    Source, TopicUuid,
+};
 
 /// A record with the group that it belongs to, as the journal has it: `group: u64 LE | record`.
 pub fn encode(group: GroupId, record: &GroupRecord) -> Vec<u8> {
@@ -40,6 +46,7 @@ pub fn encode(group: GroupId, record: &GroupRecord) -> Vec<u8> {
                 out.extend_from_slice(tried.class.as_bytes());
             }
         }
+        GroupRecord::Assigned { epoch, runs } => put_assigned(&mut out, *epoch, runs),
         other => serde_json::to_writer(&mut out, other).expect("records have no keys that are no strings"),
     }
     out
@@ -55,6 +62,7 @@ pub fn decode(bytes: &[u8]) -> Result<(GroupId, GroupRecord), String> {
     let record = match rest.first() {
         Some(&TAG_SETTLED) => decode_settled(&mut Input(&rest[1..]))?,
         Some(&TAG_TRIED) => decode_tried(&mut Input(&rest[1..]))?,
+        Some(&TAG_ASSIGNED) => decode_assigned(&mut Input(&rest[1..]))?,
         _ => serde_json::from_slice(rest).map_err(|error| error.to_string())?,
     };
     Ok((group, record))
@@ -71,6 +79,33 @@ pub(super) fn put(out: &mut Vec<u8>, mut value: u64) {
 fn put_source(out: &mut Vec<u8>, source: Source) {
     out.extend_from_slice(&source.topic.0);
     put(out, source.partition.0.into());
+}
+
+fn put_assigned(out: &mut Vec<u8>, epoch: u64, sources: &[(Source, Vec<OwnedRun>)]) {
+    out.push(TAG_ASSIGNED);
+    put(out, epoch);
+    let (mut members, mut index) = (Vec::new(), HashMap::new());
+    for run in sources.iter().flat_map(|(_, runs)| runs) {
+        index.entry(run.member).or_insert_with(|| {
+            members.push(run.member);
+            members.len() as u64 - 1
+        });
+    }
+    put(out, members.len() as u64);
+    members.iter().for_each(|member| out.extend_from_slice(&member.0));
+    put(out, sources.len() as u64);
+    for (source, runs) in sources {
+        put_source(out, *source);
+        put(out, runs.len() as u64);
+        let mut end = 0;
+        for run in runs {
+            put(out, u64::from(run.slots.from.wrapping_sub(end)));
+            put(out, u64::from(run.slots.len()));
+            put(out, index[&run.member]);
+            put(out, epoch.wrapping_sub(run.epoch.0));
+            end = run.slots.to;
+        }
+    }
 }
 
 /// What is left to read.
@@ -155,4 +190,29 @@ fn decode_tried(input: &mut Input<'_>) -> Result<GroupRecord, String> {
     }
     input.end()?;
     Ok(GroupRecord::Tried { source, tries })
+}
+
+fn decode_assigned(input: &mut Input<'_>) -> Result<GroupRecord, String> {
+    let epoch = input.varint()?;
+    let mut members = Vec::new();
+    for _ in 0..input.varint()? {
+        members.push(MemberId(input.array()?));
+    }
+    let mut sources = Vec::new();
+    for _ in 0..input.varint()? {
+        let source = input.source()?;
+        let (mut runs, mut end) = (Vec::new(), 0_u32);
+        for _ in 0..input.varint()? {
+            let from = end.checked_add(input.u32()?).ok_or("a slot beyond the last")?;
+            let to = from.checked_add(input.u32()?).filter(|to| *to <= KEY_SLOTS).ok_or("a slot beyond the last")?;
+            let member = usize::try_from(input.varint()?).ok().and_then(|index| members.get(index).copied());
+            let member = member.ok_or("a member that is not in the list")?;
+            let epoch = AssignmentEpoch(epoch.wrapping_sub(input.varint()?));
+            runs.push(OwnedRun { slots: SlotRange { from, to }, member, epoch });
+            end = to;
+        }
+        sources.push((source, runs));
+    }
+    input.end()?;
+    Ok(GroupRecord::Assigned { epoch, runs: sources })
 }

@@ -109,6 +109,24 @@ fn all() -> Vec<GroupRecord> {
         GroupRecord::Left { member },
         GroupRecord::Detached { member, time_ms: 4 },
         GroupRecord::Assigned { epoch: 5, runs: vec![(source, vec![owned])] },
+        GroupRecord::Assigned {
+            epoch: 7,
+            runs: vec![
+                (source, Vec::new()),
+                (
+                    Source { partition: PartitionId(3), ..source },
+                    vec![
+                        OwnedRun { slots: SlotRange { from: 1, to: 9 }, ..owned },
+                        OwnedRun {
+                            slots: SlotRange { from: 9, to: 10 },
+                            member: MemberId([2; 16]),
+                            epoch: AssignmentEpoch(7),
+                        },
+                        OwnedRun { slots: SlotRange { from: 500, to: 4_096 }, ..owned },
+                    ],
+                ),
+            ],
+        },
         GroupRecord::Settled { source, how: SettledAs::Committed, runs: vec![run(0, 3), run(5, i64::MAX as u64)] },
         GroupRecord::Settled { source, how: SettledAs::Acked, runs: Vec::new() },
         GroupRecord::Tried { source, tries: vec![tried(), Tried { class: String::new(), ..tried() }] },

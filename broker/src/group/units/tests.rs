@@ -200,3 +200,38 @@ fn gm_4_topics_that_come_and_go_are_shared_out_and_taken_away() {
     };
     assert_eq!(rig.ack_targets(1, targets), [AckStatus::NotLeased]);
 }
+
+#[test]
+fn gm_6_after_a_move_each_slot_has_its_new_owner_and_what_stays_keeps_its_epoch() {
+    use crate::group::record::OwnedRun;
+    use crate::model::AssignmentEpoch;
+
+    let mut random = 7_u64;
+    let mut next = |below: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % below
+    };
+    for _ in 0..200 {
+        let (mut old, mut target) = (Vec::new(), Vec::new());
+        for (list, gaps) in [(0, true), (1, false)] {
+            let mut at = 0;
+            while at < 64 {
+                let slots = SlotRange { from: at, to: (at + 1 + next(9) as u32).min(64) };
+                at = slots.to;
+                match list {
+                    0 if gaps && next(5) == 0 => {}
+                    0 => old.push(OwnedRun { slots, member: member(next(4) as u8), epoch: AssignmentEpoch(next(3)) }),
+                    _ => target.push((slots, member(next(4) as u8))),
+                }
+            }
+        }
+        let merged = super::merge(&old, &target, AssignmentEpoch(9));
+        assert!(merged.windows(2).all(|pair| pair[0].slots.to == pair[1].slots.from), "in order, without holes");
+        for slot in (0..64).map(|slot| crate::model::KeySlot::new(slot).unwrap()) {
+            let (_, owner) = target.iter().find(|(slots, _)| slots.contains(slot)).unwrap();
+            let kept = old.iter().find(|run| run.slots.contains(slot) && run.member == *owner);
+            let run = merged.iter().find(|run| run.slots.contains(slot)).unwrap();
+            assert_eq!((run.member, run.epoch), (*owner, kept.map_or(AssignmentEpoch(9), |run| run.epoch)));
+        }
+    }
+}
