@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use sawlog_proto::batch::{self, BatchLimits, BatchRecord};
+use bytes::Bytes;
+use sawlog_proto::batch::{self, BatchError, BatchLimits, BatchRecord};
 
 use super::headers::identity;
 use crate::group::entry::EntryKey;
@@ -52,6 +53,20 @@ pub(super) struct Found {
     pub(super) append_ms: i64,
 }
 
+impl Found {
+    /// The same with bytes of its own, so that the batch that it came from, which may be large, is held no longer.
+    pub(super) fn detached(mut self) -> Self {
+        let own = |bytes: &mut Bytes| *bytes = Bytes::copy_from_slice(bytes);
+        let BatchRecord { key, value, headers, .. } = &mut self.record;
+        key.iter_mut().chain(value).for_each(own);
+        for header in headers {
+            own(&mut header.key);
+            header.value.iter_mut().for_each(own);
+        }
+        self
+    }
+}
+
 /// Reads single records of a partition and keeps a little of what it has read.
 #[derive(Debug)]
 pub(super) struct RecordReader {
@@ -59,7 +74,35 @@ pub(super) struct RecordReader {
     frames: BTreeMap<Offset, Frame>,
     kept_bytes: usize,
     /// The last batch that was opened.
-    opened: Option<(Offset, Vec<BatchRecord>)>,
+    opened: Option<Opened>,
+}
+
+/// A batch, and where its records begin: bytes left before each.
+#[derive(Debug)]
+struct Opened {
+    base: Offset,
+    records: batch::Records,
+    places: Vec<usize>,
+}
+
+impl Opened {
+    fn open(frame: &Frame) -> Result<Self, BatchError> {
+        let records = batch::records(&frame.batch, &STORED)?;
+        let mut places = Vec::with_capacity(frame.record_count as usize);
+        let mut views = records.views();
+        loop {
+            let left = views.bytes_left();
+            let Some(view) = views.next() else { break };
+            view?;
+            places.push(left);
+        }
+        Ok(Self { base: frame.base_offset, records, places })
+    }
+
+    fn record(&self, offset: Offset) -> Option<Result<BatchRecord, BatchError>> {
+        let index = u32::try_from(offset.distance_from(self.base)).ok()?;
+        Some(self.records.at(index, *self.places.get(index as usize)?))
+    }
 }
 
 impl RecordReader {
@@ -70,15 +113,14 @@ impl RecordReader {
     /// One record; `epoch`: that of its frame must be this (rule OF-7).
     pub(super) async fn record(&mut self, offset: Offset, epoch: Option<PartitionEpoch>) -> Result<Found, Missing> {
         let frame = self.frame(offset, epoch).await?;
-        let base = frame.base_offset;
-        if self.opened.as_ref().is_none_or(|(opened, _)| *opened != base) {
-            let records = batch::records(&frame.batch, &STORED).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            self.opened = Some((base, records.map_err(|flaw| Missing::Lost(format!("undecodable: {flaw}")))?));
-        }
-        let (_, records) = self.opened.as_ref().expect("it was opened just now");
-        let index = usize::try_from(offset.distance_from(base)).unwrap_or(usize::MAX);
-        let record = records.get(index).ok_or_else(|| Missing::Lost("the batch has fewer records".into()))?;
-        Ok(Found { record: record.clone(), append_ms: frame.append_time_ms })
+        let undecodable = |flaw: BatchError| Missing::Lost(format!("undecodable: {flaw}"));
+        let opened = match self.opened.take().filter(|opened| opened.base == frame.base_offset) {
+            Some(opened) => opened,
+            None => Opened::open(&frame).map_err(undecodable)?,
+        };
+        let record = self.opened.insert(opened).record(offset);
+        let record = record.ok_or_else(|| Missing::Lost("the batch has fewer records".into()))?;
+        Ok(Found { record: record.map_err(undecodable)?, append_ms: frame.append_time_ms })
     }
 
     /// The frame with a record, as it is stored.

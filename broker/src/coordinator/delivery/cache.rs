@@ -12,7 +12,7 @@ use sawlog_proto::batch::{self, BatchError, BatchRecord, Records};
 
 use super::STORED;
 use crate::limits;
-use crate::model::{Offset, Source};
+use crate::model::{Offset, PartitionEpoch, Source};
 use crate::partition::Frame;
 
 /// Bytes that all groups keep together.
@@ -21,6 +21,8 @@ pub(in crate::coordinator) const CACHE_BYTES: usize = limits::DELIVERY_CACHE_BYT
 const PARTITION_BYTES: usize = limits::DELIVERY_CACHE_PARTITION_BYTES;
 /// Frames that were read again, for retries, and are kept for the next retry: neighbours fail together.
 const REREAD_FRAMES: usize = 4;
+/// Frames of the dead letters of a partition that are kept: the entries of a lane lie side by side.
+const COPY_FRAMES: usize = 2;
 
 /// A frame, opened when somebody looks into it.
 #[derive(Debug)]
@@ -100,7 +102,15 @@ pub(in crate::coordinator) struct CacheBudget {
 #[derive(Debug)]
 pub(in crate::coordinator) struct Cache {
     partitions: Mutex<HashMap<Source, Partition>>,
+    copies: Mutex<HashMap<Source, Copies>>,
     budget: Arc<CacheBudget>,
+}
+
+/// Frames of the partition that holds the dead letters of one, read while it had this epoch.
+#[derive(Debug)]
+struct Copies {
+    epoch: PartitionEpoch,
+    frames: VecDeque<Arc<Kept>>,
 }
 
 #[derive(Debug, Default)]
@@ -127,7 +137,7 @@ impl Partition {
 
 impl Cache {
     pub(in crate::coordinator) fn new(budget: Arc<CacheBudget>) -> Self {
-        Self { partitions: Mutex::default(), budget }
+        Self { partitions: Mutex::default(), copies: Mutex::default(), budget }
     }
 
     /// Keeps frames that were read ahead. A step back, as after a reset, forgets what was kept before.
@@ -196,6 +206,30 @@ impl Cache {
         run
     }
 
+    /// The frame of a copy among the dead letters of a partition, whose log has this epoch now.
+    pub(in crate::coordinator) fn find_copy(
+        &self,
+        source: Source,
+        epoch: PartitionEpoch,
+        offset: Offset,
+    ) -> Option<Arc<Kept>> {
+        let copies = self.copies.lock();
+        let known = copies.get(&source).filter(|known| known.epoch == epoch)?;
+        known.frames.iter().find(|kept| kept.holds(offset)).cloned()
+    }
+
+    /// Keeps a frame of the dead letters of a partition, whose log had this epoch before it was read.
+    pub(in crate::coordinator) fn keep_copy(&self, source: Source, epoch: PartitionEpoch, kept: Arc<Kept>) {
+        let mut copies = self.copies.lock();
+        let known = copies.entry(source).or_insert_with(|| Copies { epoch, frames: VecDeque::new() });
+        if known.epoch != epoch {
+            // Cut or reopened since: what was there may be another's now.
+            *known = Copies { epoch, frames: VecDeque::new() };
+        }
+        known.frames.truncate(COPY_FRAMES - 1);
+        known.frames.push_front(kept);
+    }
+
     /// Lets go of frames that end at or before `offset`.
     pub(in crate::coordinator) fn pass(&self, source: Source, offset: Offset) {
         let mut partitions = self.partitions.lock();
@@ -210,6 +244,7 @@ impl Cache {
         if let Some(mut partition) = self.partitions.lock().remove(&source) {
             partition.clear(&self.budget);
         }
+        self.copies.lock().remove(&source);
     }
 }
 

@@ -113,7 +113,7 @@ async fn read_frame(log: &dyn PartitionLog, offset: Offset) -> Result<Frame, Mis
 /// The record of an entry: its copy, or the source's record if the copy is lost (rule DL-12).
 async fn entry_record(group: &Group, source: Source, entry: &EntryDelivery) -> Result<Found, Missing> {
     let copy = match group.dead_letter_log(source) {
-        Some(log) => read_frame(&*log, entry.copy).await.and_then(|frame| found(&Kept::new(frame), entry.copy)),
+        Some(log) => read_copy(group, source, &*log, entry.copy).await.and_then(|kept| found(&kept, entry.copy)),
         None => Err(Missing::Later("the dead-letter topic is not there".into())),
     };
     match copy {
@@ -126,6 +126,22 @@ async fn entry_record(group: &Group, source: Source, entry: &EntryDelivery) -> R
             if found.epoch == entry.key.epoch { Ok(found) } else { Err(Missing::Gone(GapReason::Truncated)) }
         }
     }
+}
+
+/// The frame of a copy, kept for its neighbours.
+async fn read_copy(
+    group: &Group,
+    source: Source,
+    log: &dyn PartitionLog,
+    copy: Offset,
+) -> Result<std::sync::Arc<Kept>, Missing> {
+    let epoch = log.epoch();
+    if let Some(kept) = group.cache().find_copy(source, epoch, copy) {
+        return Ok(kept);
+    }
+    let kept = Kept::new(read_frame(log, copy).await?);
+    group.cache().keep_copy(source, epoch, std::sync::Arc::clone(&kept));
+    Ok(kept)
 }
 
 /// A copy as the record was: without the headers that the broker added.

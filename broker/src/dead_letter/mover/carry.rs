@@ -187,17 +187,18 @@ impl<'a> Carry<'a> {
 
     /// The next batch, and what becomes of the first intents.
     async fn build(&mut self) -> Result<(Option<CheckedBatch>, Vec<Placed>), Wait> {
+        let (read, failed) = self.read_next().await;
         let mut builder = BatchBuilder::new(Codec::None);
         let mut placed = Vec::new();
-        for index in 0..self.left.len().min(BATCH_RECORDS) {
-            let intent = self.left[index].1.clone();
+        for (index, found) in read.into_iter().enumerate() {
+            let intent = &self.left[index].1;
             if let Some(offset) = self.found.get(&(intent.key, intent.cycle)) {
                 placed.push(Placed::At(*offset));
                 continue;
             }
-            match self.read(&intent).await {
-                Ok(found) => {
-                    let headers = self.headers_of(&intent, &found);
+            match found {
+                Some(Ok(found)) => {
+                    let headers = self.headers_of(intent, &found);
                     let size = record_bytes(&found.record, &headers);
                     if !builder.is_empty() && builder.len_bytes() + size > BATCH_BYTES {
                         break;
@@ -205,10 +206,10 @@ impl<'a> Carry<'a> {
                     placed.push(Placed::Built(u64::from(builder.record_count())));
                     push(&mut builder, &found.record, &headers);
                 }
-                Err(Missing::Lost(what)) => placed.push(Placed::Lost(what)),
+                Some(Err(what)) => placed.push(Placed::Lost(what)),
                 // What was read before goes out first.
-                Err(Missing::Later(_)) if !placed.is_empty() => break,
-                Err(Missing::Later(what)) => return Err(Wait::Quietly(format!("the source cannot be read: {what}"))),
+                None if !placed.is_empty() => break,
+                None => return Err(Wait::Quietly(format!("the source cannot be read: {failed}"))),
             }
         }
         if builder.is_empty() {
@@ -237,7 +238,38 @@ impl<'a> Carry<'a> {
         Err(Wait::Blocked(PauseReason::DlqFull, what))
     }
 
-    async fn read(&mut self, intent: &Intent) -> Result<Found, Missing> {
+    /// The records of the next intents, as many as an append takes, or why they are lost; nothing where one was found
+    /// already, or where reading ended because one cannot be read now, which is told beside. They are read in the order
+    /// of the log: lanes are spilled one by one, and their records lie far from each other, so that each batch would be
+    /// opened for every single record.
+    async fn read_next(&mut self) -> (Vec<Option<Result<Found, String>>>, String) {
+        let (mut count, mut bytes) = (0, 0);
+        for (_, intent) in self.left.iter().take(BATCH_RECORDS) {
+            bytes += intent.size_bytes as usize;
+            if count > 0 && bytes > BATCH_BYTES {
+                break;
+            }
+            count += 1;
+        }
+        let mut order: Vec<usize> = (0..count).collect();
+        order.retain(|index| {
+            let intent = &self.left[*index].1;
+            !self.found.contains_key(&(intent.key, intent.cycle))
+        });
+        order.sort_unstable_by_key(|index| self.left[*index].1.key.offset);
+        let mut read: Vec<Option<Result<Found, String>>> = (0..count).map(|_| None).collect();
+        for index in order {
+            let (key, reason) = (self.left[index].1.key, self.left[index].1.reason);
+            read[index] = match self.read(key, reason).await {
+                Ok(found) => Some(Ok(found.detached())),
+                Err(Missing::Lost(what)) => Some(Err(what)),
+                Err(Missing::Later(what)) => return (read, what),
+            };
+        }
+        (read, String::new())
+    }
+
+    async fn read(&mut self, key: EntryKey, reason: DeadReason) -> Result<Found, Missing> {
         let reader = match &mut self.reader {
             Some(reader) => reader,
             empty => {
@@ -246,11 +278,11 @@ impl<'a> Carry<'a> {
                 empty.insert(RecordReader::new(log))
             }
         };
-        if intent.reason != DeadReason::Undecodable {
-            return reader.record(intent.key.offset, Some(intent.key.epoch)).await;
+        if reason != DeadReason::Undecodable {
+            return reader.record(key.offset, Some(key.epoch)).await;
         }
         // Whole, as it is stored (rule DL-16).
-        let frame = reader.frame(intent.key.offset, Some(intent.key.epoch)).await?;
+        let frame = reader.frame(key.offset, Some(key.epoch)).await?;
         let timestamp_ms = frame.append_time_ms;
         let record = BatchRecord { key: None, value: Some(frame.batch), headers: Vec::new(), timestamp_ms };
         Ok(Found { record, append_ms: timestamp_ms })
