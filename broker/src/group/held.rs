@@ -8,7 +8,8 @@ use crate::model::{AssignmentEpoch, KeySlot, LaneKey, MemberId, Offset, Partitio
 /// A member's number while it is there; never given twice by a machine.
 pub(super) type Handle = u32;
 
-/// Takes the key as its own hash: it is one, or is spread by one multiplication.
+/// Takes the key as its own hash. A lane is one already. Offsets come in runs: neighbours stay neighbours in the table,
+/// which so is walked through instead of jumped about in; only the bits that tell places of one group apart are spread.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct KeyHasher(u64);
 
@@ -26,8 +27,9 @@ impl Hasher for KeyHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        self.0 = (self.0.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 ^= self.0 >> 32;
+        const TAG: u64 = 0x7f << 57;
+        let value = self.0.rotate_left(5) ^ value;
+        self.0 = value & !TAG | value.wrapping_mul(0x9e37_79b9_7f4a_7c15) & TAG;
     }
 
     fn write_u128(&mut self, value: u128) {

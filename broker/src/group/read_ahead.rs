@@ -17,8 +17,8 @@ use super::record::{BLOCKED_MS, GIVEN_BACK_MS, GroupRecord, SPENT_MS, SettledAs,
 use crate::limits;
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
 
-/// Records that are read ahead of what can be delivered, at least.
-const READ_AHEAD_RECORDS: u64 = 4_096;
+/// Records of a partition that are read ahead of what can be delivered, at least.
+const READ_AHEAD_RECORDS: u64 = 1_024;
 /// Bytes of log that are read at once.
 const READ_CHUNK: u32 = limits::READ_CHUNK_BYTES as u32;
 /// Records that a live end may be away without being called behind.
@@ -275,6 +275,7 @@ impl Machine {
         if self.reading_ends(source, next).is_some_and(|end| next >= end) {
             return None;
         }
+        let (partitions, members) = (self.works.len() as u64, self.members.all.len().max(1) as u64);
         let work = self.works.get_mut(&source)?;
         work.reading.next = next;
         let config = &self.state.config;
@@ -284,7 +285,10 @@ impl Machine {
         let free = work.owners.iter().filter_map(|owner| self.members.get(owner.member));
         let free: u64 = free.map(|one| u64::try_from(one.records_left).unwrap_or(0)).max().unwrap_or(0);
         let most = u64::from(config.max_held / 2);
-        let enough = (2 * free).max(READ_AHEAD_RECORDS).min(most);
+        // A member's credit is shared by its partitions; what is held beyond what it can get soon only drives the rest out
+        // of the processor's caches.
+        let shared_by = (partitions / members).max(1);
+        let enough = (2 * free / shared_by).max(READ_AHEAD_RECORDS).min(most);
         // A few slow keys must not hide all others behind their own records.
         let starved = work.ready() == 0 && free > 0 && work.held() < config.max_held / 5 * 3;
         if u64::from(work.undelivered()) >= enough && !starved {

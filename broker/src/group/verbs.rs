@@ -110,14 +110,19 @@ impl Machine {
         let mut budget = TARGETS_MAX;
         for run in &targets.runs {
             let run = self.clip(source, *run, &mut budget, answer);
-            let mut at = run.from;
+            let (mut at, mut ok_from) = (run.from, run.from);
             while at < run.to {
-                let settled = self.settle_one(member, targets, at, now, &mut done);
-                let status = if settled { AckStatus::Ok } else { self.status_of(member, targets, at) };
-                let after = if settled || status == AckStatus::AlreadySettled { After::Group } else { After::Now };
-                self.tell(answer, Self::one(at), status, after);
-                at = at.saturating_add(1);
+                let next = at.saturating_add(1);
+                if !self.settle_one(member, targets, at, now, &mut done) {
+                    self.tell_ok(answer, OffsetRange { from: ok_from, to: at });
+                    let status = self.status_of(member, targets, at);
+                    let after = if status == AckStatus::AlreadySettled { After::Group } else { After::Now };
+                    self.tell(answer, Self::one(at), status, after);
+                    ok_from = next;
+                }
+                at = next;
             }
+            self.tell_ok(answer, OffsetRange { from: ok_from, to: at });
         }
         if done.runs.is_empty() {
             return Vec::new();
@@ -149,6 +154,13 @@ impl Machine {
             }
         }
         settled
+    }
+
+    /// Says that these are settled, if there are any.
+    fn tell_ok(&mut self, answer: AnswerId, range: OffsetRange) {
+        if range.from < range.to {
+            self.tell(answer, range, AckStatus::Ok, After::Group);
+        }
     }
 
     /// Takes a record that its member has out of its lane; whether it was that.

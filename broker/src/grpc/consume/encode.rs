@@ -173,9 +173,11 @@ impl Outbox {
 
     fn delivery(&mut self, item: &Item<'_>, sizes: Sizes) {
         let Item { record, attempt, replay, extra } = item;
-        put_head(&mut self.bytes, FIELD_4_BYTES, sizes.delivery);
-        self.varint(FIELD_1_VARINT, record.delivery.offset.get());
-        put_head(&mut self.bytes, FIELD_2_BYTES, sizes.record);
+        let mut head = Small::new();
+        head.field(FIELD_4_BYTES, sizes.delivery as u64);
+        head.number(FIELD_1_VARINT, record.delivery.offset.get());
+        head.field(FIELD_2_BYTES, sizes.record as u64);
+        self.bytes.extend_from_slice(head.bytes());
         let payload = &record.payload;
         if let Some(key) = &payload.key {
             self.blob(FIELD_1_BYTES, key);
@@ -192,11 +194,12 @@ impl Outbox {
                 self.bytes.extend_from_slice(value);
             }
         }
-        self.bytes.put_u8(FIELD_4_VARINT);
-        encode_varint(record.timestamp_ms as u64, &mut self.bytes);
-        self.varint(FIELD_3_VARINT, record.append_ms as u64);
-        self.varint(FIELD_4_VARINT, record.epoch.get().into());
-        self.varint(FIELD_5_VARINT, (*attempt).into());
+        let mut tail = Small::new();
+        tail.field(FIELD_4_VARINT, record.timestamp_ms as u64);
+        tail.number(FIELD_3_VARINT, record.append_ms as u64);
+        tail.number(FIELD_4_VARINT, record.epoch.get().into());
+        tail.number(FIELD_5_VARINT, (*attempt).into());
+        self.bytes.extend_from_slice(tail.bytes());
         let Some(extra) = extra else { return self.varint(FIELD_10_VARINT, (*replay).into()) };
         self.varint(FIELD_6_VARINT, extra.first_delivery_ms as u64);
         self.text(FIELD_7_BYTES, extra.last_error_class.as_bytes());
@@ -227,7 +230,9 @@ impl Outbox {
 
     /// Bytes of the log, present even if empty; large ones uncopied.
     fn blob(&mut self, tag: u8, bytes: &bytes::Bytes) {
-        put_head(&mut self.bytes, tag, bytes.len());
+        let mut head = Small::new();
+        head.field(tag, bytes.len() as u64);
+        self.bytes.extend_from_slice(head.bytes());
         if bytes.len() <= COPY_BYTES {
             self.bytes.extend_from_slice(bytes);
         } else {
@@ -274,6 +279,47 @@ impl Outbox {
         self.varint(FIELD_6_VARINT, reached as u64);
         self.text(FIELD_7_BYTES, head.replay_id.as_bytes());
         debug_assert_eq!(self.len() - start, 5 + field_len(frame_len), "the lengths announced are those sent");
+    }
+}
+
+/// A few fields, gathered on the stack: each write to a shared buffer costs more than a number is long.
+struct Small {
+    bytes: [u8; SMALL_BYTES],
+    len: usize,
+}
+
+/// Four fields of a tag and a number each.
+const SMALL_BYTES: usize = 4 * 11;
+
+impl Small {
+    const fn new() -> Self {
+        Self { bytes: [0; SMALL_BYTES], len: 0 }
+    }
+
+    /// A tag and a number, which may be the length of what follows.
+    fn field(&mut self, tag: u8, mut value: u64) {
+        self.byte(tag);
+        while value >= 0x80 {
+            self.byte(value as u8 | 0x80);
+            value >>= 7;
+        }
+        self.byte(value as u8);
+    }
+
+    /// The same, left out if it is 0.
+    fn number(&mut self, tag: u8, value: u64) {
+        if value != 0 {
+            self.field(tag, value);
+        }
+    }
+
+    fn byte(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
