@@ -260,7 +260,13 @@ async fn ak_10_ko_8_dl_4_kills_of_broker_and_members_lose_double_and_reorder_not
         member_kills: (rounds / 2) as u32,
     };
     let totals = check_group(&history).unwrap_or_else(|found| {
-        panic!("seed {seed}, {} violations: {:?}\n{}", found.len(), &found[..found.len().min(10)], broker.log())
+        let first = &found[..found.len().min(10)];
+        // What was seen of the records that the first ones name.
+        let named = format!("{first:?}");
+        let of_them = |event: &&GroupEvent| named.contains(&format!("{:?}", event.place));
+        let seen: Vec<_> = history.events.iter().filter(of_them).map(|event| format!("{event:?}")).collect();
+        let (count, seen) = (found.len(), seen.join("\n"));
+        panic!("seed {seed}, {count} violations: {named}\n{seen}\n{}", broker.log())
     });
     let again = u64::from(broker_kills) - rounds.div_ceil(2);
     println!("{rounds} kills, {in_flight} with records in work, {again} more of a start: {totals:?}");
