@@ -197,7 +197,8 @@ impl Judge {
             let record = log.ever(*other).unwrap().meta;
             record.lane == entry.lane && !record.filtered && !told.is_settled(*other) && *other < log.high_watermark()
         });
-        if let Some(earlier) = earlier.filter(|_| keyed) {
+        // One that holds no lane waits for nothing of its key (rule DL-8).
+        if let Some(earlier) = earlier.filter(|_| keyed && entry.holds) {
             return Err(format!(
                 "DL-15: entry {at} was delivered while {earlier} of its key is unsettled in the source"
             ));
