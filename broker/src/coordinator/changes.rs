@@ -12,7 +12,7 @@ use super::positions::places;
 use super::replay_views::ReplayGroup;
 use super::views::{Caller, DeletedGroup, GroupView, NewGroup, UpdateGroup};
 use super::{Coordinator, GroupError};
-use crate::dead_letter::handle::{GroupHandle, Written};
+use crate::dead_letter::handle::GroupHandle;
 use crate::dead_letter::headers::reason_names;
 use crate::group::entry::EntryTable;
 use crate::group::event::{Admin, Event};
@@ -67,16 +67,15 @@ impl Coordinator {
             config: Box::new(new.config),
             notes: new.notes,
             created_ms: self.shared.clock.wall_ms(),
+            topics: added,
+            starts,
         };
         let state = GroupState::create(id, &created).expect("the record creates a group");
         let machine = Machine::new(state, EntryTable::default(), self.shared.now());
         let group = Group::new(&self.shared, machine);
-        self.shared.journals.append(id, &[created], &[]);
+        // One record: there is no moment at which the group is there and begins elsewhere (rule OF-1).
+        let written = self.shared.journals.append(id, &[created], &[]);
         group.start();
-        let driven = group.drive_event(Event::Topics { added, starts, removed: Vec::new() });
-        // Behind the creation even if there was no topic to take.
-        let marked = self.shared.journals.append(id, &[GroupRecord::Cleared], &[]);
-        let written = Written { group: marked.group.max(driven.written.group), ..driven.written };
         self.shared.settle(written).await?;
         self.map.write().insert(&group);
         tracing::info!(group = %group.name(), id = id.0, "group created");

@@ -594,6 +594,8 @@ impl GroupHandle for MemoryGroup {
             config: Box::new(self.config.lock().clone()),
             notes: GroupNotes::default(),
             created_ms: 0,
+            topics: Vec::new(),
+            starts: Vec::new(),
         };
         let mut state = GroupState::create(GROUP, &record).expect("a group begins so");
         state.topics.insert(TOPIC, self.topic(TOPIC).expect("there is one"));

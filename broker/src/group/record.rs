@@ -245,7 +245,7 @@ pub struct GroupNotes {
 /// A change of one group: the only thing that changes a [`super::state::GroupState`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum GroupRecord {
-    /// The group exists.
+    /// The group exists, from the first with the places where it begins (rule OF-1).
     Created {
         /// Name.
         name: GroupName,
@@ -255,6 +255,12 @@ pub enum GroupRecord {
         notes: GroupNotes,
         /// When.
         created_ms: i64,
+        /// Topics that it has from the first.
+        #[serde(default)]
+        topics: Vec<GroupTopic>,
+        /// Where it starts in each of their partitions.
+        #[serde(default)]
+        starts: Vec<Start>,
     },
     /// Settings or notes changed.
     Configured {

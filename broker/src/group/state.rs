@@ -177,10 +177,10 @@ impl GroupState {
     /// # Errors
     /// Any other record.
     pub fn create(id: GroupId, record: &GroupRecord) -> Result<Self, String> {
-        let GroupRecord::Created { name, config, notes, created_ms } = record else {
+        let GroupRecord::Created { name, config, notes, created_ms, topics, starts } = record else {
             return Err(format!("group {id} is not there"));
         };
-        Ok(Self {
+        let mut state = Self {
             id,
             name: name.clone(),
             config: (**config).clone(),
@@ -198,7 +198,9 @@ impl GroupState {
             clearing: None,
             breaker: None,
             replays: Replays::new(),
-        })
+        };
+        state.replay_topics(topics, starts, &[]);
+        Ok(state)
     }
 
     /// Applies a change: the only way in which durable state changes. [`GroupRecord::Deleted`] is for the keeper of

@@ -90,8 +90,14 @@ impl Rig {
     pub(super) fn with(config: GroupConfig, partitions: u32) -> Self {
         config.check().expect("settings within bounds");
         let name = GroupName::parse("billing").expect("a good name");
-        let created =
-            GroupRecord::Created { name, config: Box::new(config), notes: GroupNotes::default(), created_ms: WALL };
+        let created = GroupRecord::Created {
+            name,
+            config: Box::new(config),
+            notes: GroupNotes::default(),
+            created_ms: WALL,
+            topics: Vec::new(),
+            starts: Vec::new(),
+        };
         let mut state = GroupState::create(GroupId(7), &created).expect("a first record");
         let starts = (0..partitions).map(|number| Start {
             source: source(1, number),

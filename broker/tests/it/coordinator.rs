@@ -26,12 +26,12 @@ mod starts;
 /// No wait takes longer.
 const LIMIT: Duration = Duration::from_secs(20);
 
-struct Groups {
-    world: World,
-    runtime: Runtime,
+pub(crate) struct Groups {
+    pub(crate) world: World,
+    pub(crate) runtime: Runtime,
 }
 
-fn batch(records: &[(&str, &str)]) -> CheckedBatch {
+pub(crate) fn batch(records: &[(&str, &str)]) -> CheckedBatch {
     let mut builder = BatchBuilder::new(Codec::None);
     for (key, value) in records {
         let headers = [("kind", key.as_bytes())];
@@ -41,19 +41,19 @@ fn batch(records: &[(&str, &str)]) -> CheckedBatch {
     CheckedBatch { header: BatchHeader::decode(&bytes).expect("it is one"), bytes, request: None, events: None }
 }
 
-fn run(from: u64, to: u64) -> OffsetRange {
+pub(crate) fn run(from: u64, to: u64) -> OffsetRange {
     OffsetRange { from: offset(from), to: offset(to) }
 }
 
-fn group_name(name: &str) -> GroupName {
+pub(crate) fn group_name(name: &str) -> GroupName {
     GroupName::parse(name).expect("a good name")
 }
 
-fn caller() -> Caller {
+pub(crate) fn caller() -> Caller {
     Caller { actor: "test".into(), note: "because".into() }
 }
 
-fn join(group: &str, member: u8) -> JoinGroup {
+pub(crate) fn join(group: &str, member: u8) -> JoinGroup {
     let join = Join {
         member: MemberId([member; 16]),
         resume: None,
@@ -68,21 +68,21 @@ fn join(group: &str, member: u8) -> JoinGroup {
 }
 
 impl Groups {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { world: World::new(), runtime }
     }
 
-    fn coordinator(&self) -> &Arc<Coordinator> {
+    pub(crate) fn coordinator(&self) -> &Arc<Coordinator> {
         self.world.engine().coordinator()
     }
 
-    fn create(&self, name: &str, mode: Mode, topics: &[&str], start: StartAt) {
+    pub(crate) fn create(&self, name: &str, mode: Mode, topics: &[&str], start: StartAt) {
         let config = GroupConfig::new(mode, topics.iter().map(|topic| (*topic).to_owned()).collect());
         self.create_with(name, config, start).expect("a good group");
     }
 
-    fn create_with(&self, name: &str, config: GroupConfig, start: StartAt) -> Result<bool, GroupError> {
+    pub(crate) fn create_with(&self, name: &str, config: GroupConfig, start: StartAt) -> Result<bool, GroupError> {
         let new = NewGroup {
             name: group_name(name),
             config,
@@ -94,29 +94,29 @@ impl Groups {
         self.runtime.block_on(self.coordinator().create(new)).map(|(_, new)| new)
     }
 
-    fn produce(&self, topic: &str, records: &[(&str, &str)]) {
+    pub(crate) fn produce(&self, topic: &str, records: &[(&str, &str)]) {
         let topic = self.world.topic(topic);
         let level = topic.revision().config.ack_floor;
         let ack = topic.partitions()[0].append(batch(records), level, Permit::default());
         self.runtime.block_on(ack).expect("the disk is well");
     }
 
-    fn source(&self, topic: &str) -> Source {
+    pub(crate) fn source(&self, topic: &str) -> Source {
         Source { topic: self.world.topic(topic).uuid, partition: PartitionId(0) }
     }
 
-    fn join(&self, join: JoinGroup) -> Result<Session, GroupError> {
+    pub(crate) fn join(&self, join: JoinGroup) -> Result<Session, GroupError> {
         self.runtime.block_on(self.coordinator().join(join))
     }
 
     /// The next frame; `None` at the end of the stream.
-    fn next(&self, session: &mut Session) -> Option<SessionFrame> {
+    pub(crate) fn next(&self, session: &mut Session) -> Option<SessionFrame> {
         let next = async { tokio::time::timeout(LIMIT, session.next()).await };
         self.runtime.block_on(next).expect("a frame in time")
     }
 
     /// The next frame that `wanted` knows; what comes before is passed.
-    fn until<T>(&self, session: &mut Session, mut wanted: impl FnMut(SessionFrame) -> Option<T>) -> T {
+    pub(crate) fn until<T>(&self, session: &mut Session, mut wanted: impl FnMut(SessionFrame) -> Option<T>) -> T {
         loop {
             let frame = self.next(session).expect("the stream goes on");
             if let Some(found) = wanted(frame) {
@@ -125,7 +125,7 @@ impl Groups {
         }
     }
 
-    fn assigned(&self, session: &mut Session) -> (AssignmentEpoch, Offset) {
+    pub(crate) fn assigned(&self, session: &mut Session) -> (AssignmentEpoch, Offset) {
         self.until(session, |frame| match frame {
             SessionFrame::Control(Frame::Assign { epoch, start, .. }) => Some((epoch, start)),
             _ => None,
@@ -133,7 +133,7 @@ impl Groups {
     }
 
     /// Records until there are `count` of them, with the epoch of the last frame.
-    fn records(&self, session: &mut Session, count: usize) -> (AssignmentEpoch, Vec<DeliveredRecord>) {
+    pub(crate) fn records(&self, session: &mut Session, count: usize) -> (AssignmentEpoch, Vec<DeliveredRecord>) {
         let mut all = Vec::new();
         self.until(session, |frame| match frame {
             SessionFrame::Records { epoch, records, .. } => {
@@ -144,7 +144,7 @@ impl Groups {
         })
     }
 
-    fn results(&self, session: &mut Session, request: u64) -> Vec<(OffsetRange, AckStatus)> {
+    pub(crate) fn results(&self, session: &mut Session, request: u64) -> Vec<(OffsetRange, AckStatus)> {
         self.until(session, |frame| match frame {
             SessionFrame::Control(Frame::AckResults { request: found, results, .. }) if found == request => {
                 Some(results)
@@ -153,14 +153,27 @@ impl Groups {
         })
     }
 
-    fn ack(&self, session: &mut Session, epoch: AssignmentEpoch, topic: &str, runs: Vec<OffsetRange>) {
+    pub(crate) fn ack(&self, session: &mut Session, epoch: AssignmentEpoch, topic: &str, runs: Vec<OffsetRange>) {
         let targets = Targets { source: self.source(topic), epoch, runs, entries: Vec::new() };
         session.handle(Verb::Ack { request: 1, targets, versions: Vec::new() }).expect("the session lives");
         let results = self.results(session, 1);
         assert!(results.iter().all(|(_, status)| *status == AckStatus::Ok), "{results:?}");
     }
 
-    fn nack(&self, session: &Session, epoch: AssignmentEpoch, topic: &str, at: u64, kind: NackKind) {
+    /// Commits in mode OFFSET.
+    pub(crate) fn commit(&self, session: &mut Session, epoch: AssignmentEpoch, topic: &str, next: u64) {
+        let (source, metadata) = (self.source(topic), String::new());
+        let next = offset(next);
+        let verb = Verb::Commit { request: 8, source, epoch, next, record_epoch: None, metadata, force: false };
+        session.handle(verb).expect("the session lives");
+        let result = self.until(session, |frame| match frame {
+            SessionFrame::Control(Frame::CommitResult { result, .. }) => Some(result),
+            _ => None,
+        });
+        assert_eq!(result, Ok(next));
+    }
+
+    pub(crate) fn nack(&self, session: &Session, epoch: AssignmentEpoch, topic: &str, at: u64, kind: NackKind) {
         let targets = Targets { source: self.source(topic), epoch, runs: vec![run(at, at + 1)], entries: Vec::new() };
         let error = ErrorInfo { class: "Bad".into(), message: "it is bad".into(), ..ErrorInfo::default() };
         let verb = Verb::Nack {
@@ -175,22 +188,22 @@ impl Groups {
         session.handle(verb).expect("the session lives");
     }
 
-    fn lag(&self, group: &str) -> sawlog_broker::coordinator::views::PartitionLag {
+    pub(crate) fn lag(&self, group: &str) -> sawlog_broker::coordinator::views::PartitionLag {
         let lag = self.runtime.block_on(self.coordinator().lag(group, &[])).expect("the group is there");
         lag.partitions.into_iter().next().expect("a partition")
     }
 
-    fn advance(&self, by: Duration) {
+    pub(crate) fn advance(&self, by: Duration) {
         self.world.clock.advance(by);
         self.coordinator().turn_timers();
     }
 }
 
-fn offsets(records: &[DeliveredRecord]) -> Vec<u64> {
+pub(crate) fn offsets(records: &[DeliveredRecord]) -> Vec<u64> {
     records.iter().map(|record| record.delivery.offset.get()).collect()
 }
 
-fn value(record: &DeliveredRecord) -> &[u8] {
+pub(crate) fn value(record: &DeliveredRecord) -> &[u8] {
     record.payload.value.as_deref().expect("it has a value")
 }
 

@@ -15,7 +15,8 @@ impl World {
     fn group(&self, id: u64, name: &str) {
         let name = GroupName::parse(name).expect("a good name");
         let config = Box::new(GroupConfig::new(Mode::Keyed, vec!["orders".into()]));
-        let record = GroupRecord::Created { name, config, notes: GroupNotes::default(), created_ms: 1 };
+        let (notes, topics, starts) = (GroupNotes::default(), Vec::new(), Vec::new());
+        let record = GroupRecord::Created { name, config, notes, created_ms: 1, topics, starts };
         let journals = self.engine().journals();
         let written = journals.append(GroupId(id), &[record], &[]);
         self.runtime.block_on(journals.durable(written)).expect("the disk is well");

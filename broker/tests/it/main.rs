@@ -9,6 +9,7 @@ mod corpus;
 mod data_dir;
 mod dead_letter_topics;
 mod event_ids;
+mod group_cuts;
 mod group_journals;
 mod group_sim;
 mod holds;

@@ -53,7 +53,7 @@ impl World {
         Self::on(SimDisk::new())
     }
 
-    fn on(disk: SimDisk) -> Self {
+    pub(crate) fn on(disk: SimDisk) -> Self {
         let clock = Arc::new(ManualClock::new(START_MS));
         let engine = open(&disk, &clock).expect("the disk is well");
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

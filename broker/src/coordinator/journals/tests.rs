@@ -51,7 +51,8 @@ fn block<T>(future: impl Future<Output = T>) -> T {
 fn created(name: &str) -> GroupRecord {
     let name = GroupName::parse(name).expect("a good name");
     let config = Box::new(GroupConfig::new(Mode::Keyed, vec!["orders".into()]));
-    GroupRecord::Created { name, config, notes: GroupNotes::default(), created_ms: 1 }
+    let (topics, starts) = (Vec::new(), Vec::new());
+    GroupRecord::Created { name, config, notes: GroupNotes::default(), created_ms: 1, topics, starts }
 }
 
 fn topic() -> GroupRecord {

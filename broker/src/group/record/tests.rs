@@ -94,7 +94,14 @@ fn all() -> Vec<GroupRecord> {
     };
     let (client_id, client_version) = ("c".to_owned(), "1".to_owned());
     vec![
-        GroupRecord::Created { name, config: config.clone(), notes: notes.clone(), created_ms: 1 },
+        GroupRecord::Created {
+            name,
+            config: config.clone(),
+            notes: notes.clone(),
+            created_ms: 1,
+            topics: vec![topic.clone()],
+            starts: vec![start()],
+        },
         GroupRecord::Configured { config, notes },
         GroupRecord::Deleted,
         GroupRecord::Topics { added: vec![topic], starts: vec![start()], removed: vec![TopicUuid([8; 16])] },

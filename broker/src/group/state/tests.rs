@@ -29,8 +29,9 @@ fn start(offset: u64) -> Start {
 fn state() -> GroupState {
     let config = Box::new(GroupConfig::new(Mode::Keyed, vec!["orders".into()]));
     let (name, notes) = (GroupName::parse("billing").unwrap(), GroupNotes::default());
-    let mut state =
-        GroupState::create(GroupId(1), &GroupRecord::Created { name, config, notes, created_ms: 5 }).unwrap();
+    let (topics, starts) = (Vec::new(), Vec::new());
+    let created = GroupRecord::Created { name, config, notes, created_ms: 5, topics, starts };
+    let mut state = GroupState::create(GroupId(1), &created).unwrap();
     let topic = source().topic;
     let (name, dlq) = ("orders".to_owned(), "orders.billing.dlq".to_owned());
     let added = vec![GroupTopic { topic, name, partitions: 1, dlq, is_dlq: false }];

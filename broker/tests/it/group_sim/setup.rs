@@ -77,6 +77,8 @@ impl World {
             config: Box::new(config),
             notes: GroupNotes::default(),
             created_ms: 1,
+            topics: Vec::new(),
+            starts: Vec::new(),
         };
         let state = GroupState::create(GROUP, &created)?;
         let clients = (0..chance.within(1, 5)).map(|number| Client::new(number as u8 + 1, chance.one_in(5))).collect();
