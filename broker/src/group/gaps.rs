@@ -23,7 +23,12 @@ pub(super) struct Gaps {
     accepted: BTreeSet<Source>,
     /// What is gone from the logs above the floors: records of it that are leased are not delivered again (rule RE-5).
     gone: BTreeMap<Source, Vec<OffsetRange>>,
+    /// Gaps that were found while no owner had a stream, as after the start of the broker: told to the first that has.
+    untold: BTreeMap<Source, Vec<Frame>>,
 }
+
+/// Gaps of a partition that wait for somebody to be told of them; of more the oldest are told to operators alone.
+const UNTOLD: usize = 16;
 
 impl Gaps {
     /// The gap that a partition waits at.
@@ -188,6 +193,15 @@ impl Machine {
         }
     }
 
+    /// Tells a member that has just got a unit what nobody could be told of before.
+    pub(super) fn tell_untold(&mut self, member: MemberId, source: Source, fx: &mut Effects) {
+        if self.members.get(member).is_some_and(|one| one.attached)
+            && let Some(untold) = self.gaps.untold.remove(&source)
+        {
+            untold.into_iter().for_each(|frame| self.send(member, frame, After::Group, fx));
+        }
+    }
+
     /// Tells the owners of a partition, and operators, what will not come; `records`: how many of it were not settled.
     pub(super) fn tell_gap(
         &mut self,
@@ -201,6 +215,14 @@ impl Machine {
         fx.notices.push(Notice::Gap { source, range, reason });
         let owners = self.state.owners.get(&source).into_iter().flatten();
         let members: BTreeSet<MemberId> = owners.map(|run| run.member).collect();
+        if !members.iter().any(|member| self.members.get(*member).is_some_and(|one| one.attached)) {
+            let untold = self.gaps.untold.entry(source).or_default();
+            if untold.len() >= UNTOLD {
+                untold.remove(0);
+            }
+            untold.push(Frame::Gap { source, range, reason, records, stops });
+            return;
+        }
         for member in members {
             self.send(member, Frame::Gap { source, range, reason, records, stops }, After::Group, fx);
         }

@@ -243,6 +243,7 @@ impl Machine {
 
     /// Tells a member that it owns a unit, once that is durable.
     fn assigned(&mut self, member: MemberId, unit: AssignedUnit, epoch: AssignmentEpoch, fx: &mut Effects) {
+        let source = unit.source;
         let Some(partition) = self.partition(unit.source) else { return };
         let frame = Frame::Assign {
             unit,
@@ -254,8 +255,9 @@ impl Machine {
             group_start: partition.start,
         };
         self.send(member, frame, After::Group, fx);
-        self.tell_live(member, unit.source, fx);
-        self.tell_replayed(member, unit.source, fx);
+        self.tell_untold(member, source, fx);
+        self.tell_live(member, source, fx);
+        self.tell_replayed(member, source, fx);
     }
 
     /// Tells a member all its units: a stream knows nothing of the one before.

@@ -68,6 +68,32 @@ fn re_4_a_gap_tells_how_many_records_of_it_were_not_settled() {
     }
 }
 
+#[test]
+fn re_4_a_gap_that_is_found_while_nobody_is_there_is_told_to_the_first_that_comes() {
+    for mode in [Mode::Keyed, Mode::Offset] {
+        let mut rig = Rig::new(mode, 1);
+        rig.join(1, 100);
+        rig.append(s(), &[1, 2, 3]);
+        let mut rig = rig.restart(10);
+        rig.logs.get_mut(&s()).unwrap().truncate(1);
+        rig.event(Event::Cut { source: s(), at: Some(at(1)), epoch: PartitionEpoch::new(1).unwrap() });
+        rig.join(1, 100);
+        let kinds: Vec<&str> = rig.taken(1).iter().map(kind).collect();
+        assert_eq!(kinds[..3], ["joined", "assign", "gap"], "{mode:?}");
+        rig.join(1, 100);
+        assert!(!rig.taken(1).iter().any(|frame| kind(frame) == "gap"), "{mode:?}: once");
+    }
+}
+
+fn kind(frame: &Frame) -> &'static str {
+    match frame {
+        Frame::Joined { .. } => "joined",
+        Frame::Assign { .. } => "assign",
+        Frame::Gap { .. } => "gap",
+        _ => "other",
+    }
+}
+
 fn read(rig: &mut Rig) {
     rig.reading = true;
     rig.read();

@@ -342,7 +342,9 @@ impl Board {
     fn gap(&mut self, gap: &v1::SourceGap) -> Result<(), Error> {
         let number = self.number(gap.source_id)?;
         let (from, to) = (unsigned(gap.from), unsigned(gap.to));
-        if self.rules.mode == GroupMode::Offset && !gap.stopped {
+        // Offsets that were cut are given anew: nothing of them has come (rule AK-12).
+        let passed = !gap.stopped && gap.reason() != v1::GapReason::Truncated;
+        if self.rules.mode == GroupMode::Offset && passed {
             let progress = &mut self.sources[number as usize].progress;
             if from <= progress.received && to > progress.received {
                 progress.received = to;

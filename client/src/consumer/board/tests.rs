@@ -35,12 +35,14 @@ struct Bench {
     board: Board,
     now: Instant,
     frames: VecDeque<v1::ConsumeRequest>,
+    /// Epoch of the batches that come.
+    epoch: u64,
 }
 
 impl Bench {
     fn new(mode: GroupMode, auto: bool, per_key: u32) -> Self {
         let rules = Rules { mode, auto, tries: 2, credit: (8, 8000) };
-        let mut bench = Self { board: Board::new(rules), now: Instant::now(), frames: VecDeque::new() };
+        let mut bench = Self { board: Board::new(rules), now: Instant::now(), frames: VecDeque::new(), epoch: 7 };
         bench.join(false, per_key, Vec::new());
         bench.assign(7, 0);
         bench
@@ -103,7 +105,7 @@ impl Bench {
         let stored = v1::StoredBatch { info: Some(info), batch: batch.into() };
         self.tell(Frame::Batches(v1::RecordBatches {
             source_id: 1,
-            assignment_epoch: 7,
+            assignment_epoch: self.epoch,
             batches: vec![stored],
             marks,
             from_offset: base as i64,
@@ -565,4 +567,19 @@ fn of_6_pauses_are_told_once_over_a_cut_and_their_end_too() {
     bench.join(false, 1, Vec::new());
     bench.tell(Frame::CaughtUp(caught_up));
     assert_eq!(told(&mut bench), [(None, false)]);
+}
+
+#[test]
+fn ak_12_in_mode_offset_what_was_cut_is_handled_when_its_offsets_are_given_anew() {
+    let mut bench = Bench::new(GroupMode::Offset, true, 1);
+    bench.batch(0, 3, Vec::new());
+    assert_eq!(bench.offsets(), [0, 1, 2]);
+    bench.assign(8, 1);
+    let reason = v1::GapReason::Truncated.into();
+    let gap = v1::SourceGap { source_id: bench.source().source_id, from: 1, to: 3, reason, ..v1::SourceGap::default() };
+    bench.tell(Frame::Gap(gap));
+    let _ = bench.take_any();
+    bench.epoch = 8;
+    bench.batch(1, 3, Vec::new());
+    assert_eq!(bench.offsets(), [1, 2, 3]);
 }
