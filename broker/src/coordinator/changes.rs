@@ -200,7 +200,10 @@ impl Coordinator {
         caller: &Caller,
     ) -> Result<DeletedGroup, GroupError> {
         let _changing = self.changing.lock().await;
-        let group = self.find(name)?;
+        let group = match self.find(name) {
+            Err(GroupError::NotFound { .. }) => return self.delete_lost(name, force, id).await,
+            found => found?,
+        };
         if id.is_some_and(|id| id != group.id()) {
             return Err(GroupError::NotFound { group: name.to_owned() });
         }

@@ -98,7 +98,8 @@ impl Coordinator {
         starts
     }
 
-    /// Looks now and then for topics that came without being told, and for groups that nobody uses (rule OF-2).
+    /// Looks now and then for topics that came without being told, for records that retention comes near (rule RE-3),
+    /// and for groups that nobody uses (rule OF-2).
     pub(super) async fn run_upkeep(self: Arc<Self>) {
         let mut seen: Option<Vec<TopicUuid>> = None;
         loop {
@@ -121,6 +122,7 @@ impl Coordinator {
                 }
                 seen = Some(topics);
             }
+            self.look_for_losses().await;
             self.delete_idle().await;
             self.delete_replayed().await;
             self.delete_unbegun().await;

@@ -79,6 +79,11 @@ pub struct LoadedGroups {
     pub next_group: u64,
     /// Replays whose groups are gone, the newest last.
     pub ended: std::collections::VecDeque<EndedReplay>,
+    /// Numbers that groups may have had which a damaged journal has lost: ranges, half-open.
+    pub lost: Vec<(u64, u64)>,
+    /// A part of the entries journal was lost: entries are to be made anew from their copies, then
+    /// [`GroupJournals::rebuilt`].
+    pub rebuild: bool,
 }
 
 impl GroupJournals {
@@ -136,10 +141,12 @@ impl GroupJournals {
     /// As [`GroupJournals::check`].
     pub async fn load(&self) -> Result<LoadedGroups, GroupError> {
         self.check()?;
-        let groups =
-            self.groups.read_state(|state| (state.groups().clone(), state.next_group(), state.ended().clone())).await;
-        let entries = self.entries.read_state(|state| state.tables().clone()).await;
-        let (Some((groups, next_group, ended)), Some(mut entries)) = (groups, entries) else {
+        let look = |state: &GroupsState| {
+            (state.groups().clone(), state.next_group(), state.ended().clone(), state.lost().to_vec())
+        };
+        let groups = self.groups.read_state(look).await;
+        let entries = self.entries.read_state(|state| (state.tables().clone(), state.is_to_rebuild())).await;
+        let (Some((groups, next_group, ended, lost)), Some((mut entries, rebuild))) = (groups, entries) else {
             return Err(GroupError::Stopped { cause: "the journals were closed".into() });
         };
         let with_entries = |(id, state): (GroupId, GroupState)| {
@@ -147,11 +154,11 @@ impl GroupJournals {
             (id, (state, table))
         };
         let groups = groups.into_iter().map(with_entries).collect();
-        // What is left belongs to groups that are gone: their end was cut short.
-        for gone in entries.into_keys() {
+        // What is left belongs to groups that are gone, their end cut short; or to groups that were lost.
+        for gone in entries.into_keys().filter(|id| !was_lost(&lost, *id)) {
             self.forget_entries(gone);
         }
-        Ok(LoadedGroups { groups, next_group, ended })
+        Ok(LoadedGroups { groups, next_group, ended, lost, rebuild })
     }
 
     /// Queues what a machine decided, in its order; never blocks, to be called under the group's lock. What must be
@@ -182,6 +189,17 @@ impl GroupJournals {
     /// Queues the end of all entries of a group that is gone.
     pub fn forget_entries(&self, group: GroupId) -> JournalSequence {
         self.entries.append([states::encode_gone(group)])
+    }
+
+    /// Queues that entries were made anew from their copies: what was appended before this is all of it.
+    pub fn rebuilt(&self) -> JournalSequence {
+        self.entries.append([states::encode_rebuild(false)])
+    }
+
+    /// Entries of a group that is not there: of one that a damaged journal has lost.
+    pub async fn entries_of_lost(&self, group: GroupId) -> u64 {
+        let count = move |state: &EntriesState| state.tables().get(&group).map_or(0, EntryTable::open_len);
+        self.entries.read_state(count).await.unwrap_or(0) as u64
     }
 
     /// Waits until both journals are durable that far.
@@ -245,7 +263,7 @@ impl GroupJournals {
         let failed = |error: crate::partition::journal::JournalError| GroupError::Stopped { cause: error.to_string() };
         // The entries first: while the groups are damaged, nothing begins.
         if matches!(self.entries.health(), JournalHealth::Damaged { .. }) {
-            self.entries.recover(|_| ()).await.map_err(failed)?;
+            self.entries.recover(EntriesState::ask_rebuild).await.map_err(failed)?;
         }
         if matches!(self.groups.health(), JournalHealth::Damaged { .. }) {
             let raise = |state: &mut GroupsState| state.raise_epochs(EPOCHS_SKIPPED, GROUPS_SKIPPED);
@@ -264,6 +282,11 @@ impl GroupJournals {
         self.groups.abandon();
         self.entries.abandon();
     }
+}
+
+/// Whether a number may be that of a group which a damaged journal has lost.
+pub(super) fn was_lost(lost: &[(u64, u64)], group: GroupId) -> bool {
+    lost.iter().any(|(from, to)| (*from..*to).contains(&group.0))
 }
 
 /// A journal on its thread, and the bytes of good records behind damage.

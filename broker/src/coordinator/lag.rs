@@ -3,6 +3,7 @@
 
 use super::admin::view_of;
 use super::group::Group;
+use super::loss::{self, TimeToLoss};
 use super::positions::append_time;
 use super::views::{GroupLag, PartitionLag};
 use super::{Coordinator, GroupError};
@@ -12,8 +13,8 @@ use crate::model::{MemberId, Offset, PartitionEpoch, SlotRange, Source};
 use crate::partition::PartitionLog;
 
 /// What the machine says of a partition.
-struct Stand {
-    source: Source,
+pub(super) struct Stand {
+    pub(super) source: Source,
     topic: String,
     epoch: PartitionEpoch,
     floor: Offset,
@@ -46,7 +47,7 @@ impl Coordinator {
         stands.sort_by(|one, other| (&one.topic, one.source.partition).cmp(&(&other.topic, other.source.partition)));
         let mut partitions = Vec::with_capacity(stands.len());
         for stand in stands {
-            partitions.push(self.partition_lag(stand).await);
+            partitions.push(self.partition_lag(name, stand).await.0);
         }
         let dead_lanes = group.look(|machine| machine.entries().lane_count() as u64);
         Ok(GroupLag { group: view, partitions, dead_lanes })
@@ -78,14 +79,15 @@ impl Coordinator {
             stands
                 .sort_by(|one, other| (&one.topic, one.source.partition).cmp(&(&other.topic, other.source.partition)));
             for stand in stands {
-                let lag = self.partition_lag(stand).await;
+                let (lag, _) = self.partition_lag(view.name.as_str(), stand).await;
                 samples.partitions.push(sample(view.name.as_str(), lag));
             }
         }
         samples
     }
 
-    async fn partition_lag(&self, stand: Stand) -> PartitionLag {
+    /// How far a group is behind in a partition, and how near retention is.
+    pub(super) async fn partition_lag(&self, group: &str, stand: Stand) -> (PartitionLag, Option<TimeToLoss>) {
         let log = self.shared.logs.log(stand.source);
         let now_ms = self.shared.clock.wall_ms();
         let age = |append_ms: i64| if append_ms == 0 { 0 } else { now_ms.saturating_sub(append_ms).max(0) };
@@ -93,7 +95,7 @@ impl Coordinator {
         let high_watermark = stand.bound.map_or(high_watermark, |bound| bound.min(high_watermark).max(stand.floor));
         let from = stand.floor.max(log_start);
         let lag_records = high_watermark.distance_from(from).saturating_sub(stand.above);
-        let (mut lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut time_to_loss_ms) = (0, 0, 0, None);
+        let (mut lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut loss) = (0, 0, 0, None);
         if let Some(log) = log.as_ref().filter(|_| stand.bound.is_none() || lag_records > 0) {
             let undelivered = match stand.live.undelivered {
                 Some((_, append_ms)) => append_ms,
@@ -104,10 +106,14 @@ impl Coordinator {
                 let floor_ms = append_time(&**log, from).await;
                 oldest_unsettled_ms = age(floor_ms);
                 lag_bytes = self.bytes_from(stand.source, from);
-                time_to_loss_ms = self.time_to_loss(stand.source, floor_ms, now_ms);
+                let growth = self.growth(stand.source, high_watermark);
+                let age_ms = Some(oldest_unsettled_ms).filter(|_| floor_ms != 0);
+                let topic = self.topics.by_uuid(stand.source.topic);
+                loss = topic
+                    .and_then(|topic| loss::time_to_loss(&topic.revision().config, group, age_ms, lag_bytes, growth));
             }
         }
-        PartitionLag {
+        let lag = PartitionLag {
             topic: stand.topic,
             topic_id: stand.source.topic,
             partition: stand.source.partition,
@@ -124,24 +130,18 @@ impl Coordinator {
             blocked_lanes: stand.live.blocked_lanes,
             dead_lanes: stand.dead_lanes,
             open_entries: stand.open_entries,
-            time_to_loss_ms,
+            time_to_loss_ms: loss.map(|loss| loss.left_ms),
             gap: stand.live.gap,
             owner: stand.owner,
             metadata: stand.metadata,
-        }
+        };
+        (lag, loss)
     }
 
     /// Bytes of log from an offset on: whole segments, and a share of the one that holds it.
     fn bytes_from(&self, source: Source, from: Offset) -> u64 {
         let Some(topic) = self.topics.by_uuid(source.topic) else { return 0 };
         topic.bytes_from(source.partition, from)
-    }
-
-    /// When retention by age reaches a record of this append time (rule RE-3).
-    fn time_to_loss(&self, source: Source, append_ms: i64, now_ms: i64) -> Option<i64> {
-        let topic = self.topics.by_uuid(source.topic)?;
-        let retention_ms = i64::try_from(topic.revision().config.retention_ms?).ok()?;
-        (append_ms != 0).then(|| append_ms.saturating_add(retention_ms).saturating_sub(now_ms).max(0))
     }
 }
 
@@ -171,7 +171,7 @@ fn bounds(log: &dyn PartitionLog) -> (Offset, Offset) {
 }
 
 /// What the machine says of every partition, under one lock.
-fn stands(group: &Group) -> Vec<Stand> {
+pub(super) fn stands(group: &Group) -> Vec<Stand> {
     group.look(|machine| {
         let state = machine.state();
         let entries = machine.entries();

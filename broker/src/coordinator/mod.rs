@@ -28,6 +28,8 @@ mod hooks;
 pub mod journals;
 mod lag;
 mod lanes;
+mod loss;
+mod lost;
 mod outbox;
 mod ports;
 mod positions;
@@ -77,6 +79,8 @@ pub struct Coordinator {
     waiting: std::sync::atomic::AtomicUsize,
     /// Replays whose groups are gone, the newest last.
     ended: parking_lot::Mutex<std::collections::VecDeque<replay_views::EndedReplay>>,
+    /// How near retention is to what is not settled (rule RE-3).
+    losses: parking_lot::Mutex<loss::Losses>,
 }
 
 /// Groups by name and by number.
@@ -85,6 +89,8 @@ struct GroupMap {
     by_name: BTreeMap<GroupName, Arc<Group>>,
     by_id: HashMap<GroupId, Arc<Group>>,
     next_group: u64,
+    /// Numbers that groups may have had which a damaged journal has lost: ranges, half-open.
+    lost: Vec<(u64, u64)>,
 }
 
 impl GroupMap {

@@ -42,7 +42,7 @@ const GOODBYE_LOOK: Duration = Duration::from_millis(10);
 /// So many looks: two seconds in all.
 const GOODBYE_LOOKS: u32 = 200;
 /// Time between two tries to compare a group with a partition that cannot be read.
-const COMPARE_AGAIN: Duration = Duration::from_millis(500);
+pub(super) const COMPARE_AGAIN: Duration = Duration::from_millis(500);
 /// Groups that are compared with their partitions at the same time.
 const PARALLEL: usize = 64;
 
@@ -109,6 +109,7 @@ impl Coordinator {
             changing: tokio::sync::Mutex::new(()),
             waiting: 0.into(),
             ended: parking_lot::Mutex::default(),
+            losses: parking_lot::Mutex::default(),
         })
     }
 
@@ -160,9 +161,15 @@ impl Coordinator {
         }
     }
 
-    async fn begin(self: &Arc<Self>, loaded: LoadedGroups) {
+    async fn begin(self: &Arc<Self>, mut loaded: LoadedGroups) {
+        if loaded.rebuild && !self.rebuild_entries(&mut loaded).await {
+            // A journal has stopped, which is told; or the broker stops.
+            self.set_phase(Phase::Ready);
+            return;
+        }
         let now = self.shared.now();
-        let mut map = GroupMap { next_group: loaded.next_group, ..GroupMap::default() };
+        let lost = std::mem::take(&mut loaded.lost);
+        let mut map = GroupMap { next_group: loaded.next_group, lost, ..GroupMap::default() };
         for (state, entries) in loaded.groups.into_values() {
             let group = Group::new(&self.shared, Machine::new(state, entries, now));
             map.insert(&group);
@@ -221,20 +228,6 @@ impl Coordinator {
             }
             if let Some(log) = group.dead_letter_log(source) {
                 group.drive_event(Event::DlqEnd { source, end: log.high_watermark() });
-            }
-        }
-    }
-
-    /// Dead-letter topics and names of groups that are gone: their deletion was cut short (rule OF-8).
-    async fn sweep(&self) {
-        let Ok(holders) = self.topics.groups_with_dead_letters().await else { return };
-        for group in holders {
-            let gone = {
-                let map = self.map.read();
-                group.0 < map.next_group && !map.by_id.contains_key(&group)
-            };
-            if gone && let Err(error) = self.topics.drop_dead_letters(group, None).await {
-                tracing::warn!(group = group.0, %error, "dead letters of a group that is gone stay until the next start");
             }
         }
     }

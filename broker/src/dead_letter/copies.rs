@@ -169,7 +169,7 @@ pub(super) fn bare(mut record: BatchRecord) -> BatchRecord {
 }
 
 /// Who stored a version, when, and why.
-fn edit_act(record: &BatchRecord) -> Act {
+pub(super) fn edit_act(record: &BatchRecord) -> Act {
     let text = |name: &str| {
         let found = record.headers.iter().rev().find(|header: &&RecordHeader| header.key == name.as_bytes());
         let value = found.and_then(|header| header.value.as_deref()).unwrap_or_default();

@@ -17,9 +17,9 @@ use super::records::{Missing, RecordReader};
 use super::select::{Ready, topic_named};
 use super::views::{
     Discarded, Edit, EntryDetails, EntryPage, EntryView, EventView, HeadOf, HeadView, JobId, PageRequest, Selector,
-    StateName,
+    StateName, VersionView,
 };
-use crate::group::entry::{Act, DeadReason, Entry, EntryKey, EntryState, LaneState};
+use crate::group::entry::{Act, DeadReason, Entry, EntryKey, EntryState, LaneState, Past};
 use crate::group::event::Admin;
 use crate::limits;
 use crate::model::{LaneKey, Offset, PartitionId, Source};
@@ -68,27 +68,13 @@ impl Letters {
     /// [`LetterError::EntryNotFound`], or a copy cannot be read now.
     pub async fn get(&self, group: &Arc<dyn GroupHandle>, key: EntryKey) -> Result<EntryDetails, LetterError> {
         let entry = entry_of(group, key)?;
+        let mut past = Vec::new();
+        group.with_entries(&mut |table| past = table.past(&key));
         let mut copies = Copies::new(&self.parts.logs, group);
         let versions = copies.versions(&key, &entry).await?;
+        let said = copies.original(&key, &entry).await?.and_then(|original| original.said);
         let view = copies.view(key, entry, true).await?;
-        let entry = &view.entry;
-        let begin = if entry.reason == DeadReason::Spill { StateName::Spilled } else { StateName::Open };
-        let died = Act { actor: "broker".into(), time_ms: entry.dead_ms, note: String::new() };
-        let mut history = vec![EventView { state: begin, act: died, cycle: 0, version: 0 }];
-        for version in versions.iter().skip(1) {
-            let act = version.act.clone();
-            history.push(EventView { state: StateName::Open, act, cycle: entry.cycle, version: version.version });
-        }
-        let version = match entry.state {
-            EntryState::Resolved { version } => version,
-            _ => 0,
-        };
-        let edited = versions.len() > 1 && versions.last().is_some_and(|last| last.act == entry.act);
-        if entry.act.time_ms != 0 && !edited {
-            let (state, act, cycle) = (StateName::of(entry), entry.act.clone(), entry.cycle);
-            history.push(EventView { state, act, cycle, version });
-        }
-        history.sort_by_key(|event| event.act.time_ms);
+        let history = history(&view.entry, said.map_or(0, |said| said.cycle), past, &versions);
         Ok(EntryDetails { view, versions, history })
     }
 
@@ -252,6 +238,30 @@ impl Letters {
             }
         }
     }
+}
+
+/// What became of an entry, the oldest first: its death, its versions, what was done to it as far as it is remembered.
+fn history(entry: &Entry, cycle: u32, past: Vec<Past>, versions: &[VersionView]) -> Vec<EventView> {
+    let begin = if entry.reason == DeadReason::Spill { StateName::Spilled } else { StateName::Open };
+    let died = Act { actor: "broker".into(), time_ms: entry.dead_ms, note: String::new() };
+    let mut history = vec![EventView { state: begin, act: died, cycle, version: 0 }];
+    for version in versions.iter().skip(1) {
+        let act = version.act.clone();
+        history.push(EventView { state: StateName::Open, act, cycle: entry.cycle, version: version.version });
+    }
+    let last = Past { state: entry.state, job: entry.job, cycle: entry.cycle, act: entry.act.clone() };
+    let done = past.into_iter().chain((entry.act.time_ms != 0).then_some(last));
+    for Past { state, job, cycle, act } in done {
+        // Storing a version is told by the version.
+        if versions.iter().skip(1).any(|version| version.act == act) {
+            continue;
+        }
+        let version = if let EntryState::Resolved { version } = state { version } else { 0 };
+        history.push(EventView { state: StateName::of_state(state, job.is_some()), act, cycle, version });
+    }
+    // Of the same moment in the order in which they are told above.
+    history.sort_by_key(|event| event.act.time_ms);
+    history
 }
 
 /// One entry.

@@ -1,7 +1,8 @@
 //! Dead letters: how a record gets into its group's dead-letter topic, what can be done with it there, and how it
 //! comes back.
 //!
-//! `mover` carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs.
+//! `mover` carries out intents (rule DL-4), `entries` answers questions and takes edits, `redrive` runs jobs,
+//! `rebuild` makes entries anew whose journal was lost.
 //! Lane states are decided by [`crate::group`], not here. It must not know messages, gRPC or files.
 
 mod copies;
@@ -13,6 +14,7 @@ pub mod headers;
 mod letters;
 pub mod logs;
 mod mover;
+pub mod rebuild;
 mod records;
 mod redrive;
 mod retention;

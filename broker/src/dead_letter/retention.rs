@@ -224,7 +224,12 @@ impl DeadLetterSource for Letters {
                 for source in table.sources() {
                     for (kind, state, redriven, reason, count) in table.depths(source) {
                         let topic = source.topic.to_string();
-                        let labels = (topic, kind_name(kind), state_name(state, redriven), reason_name(reason));
+                        let labels = (
+                            topic,
+                            kind_name(kind),
+                            StateName::of_state(state, redriven).as_str(),
+                            reason_name(reason),
+                        );
                         *counts.entry(labels).or_default() += count;
                     }
                 }
@@ -256,19 +261,6 @@ fn kind_name(kind: EntryKind) -> &'static str {
     match kind {
         EntryKind::Failed => "failed",
         EntryKind::Parked => "parked",
-    }
-}
-
-fn state_name(state: EntryState, redriven: bool) -> &'static str {
-    match state {
-        EntryState::Open if redriven => StateName::Redriving.as_str(),
-        EntryState::Open => StateName::Open.as_str(),
-        EntryState::Spilled => StateName::Spilled.as_str(),
-        EntryState::Resolved { .. } => StateName::Resolved.as_str(),
-        EntryState::Discarded => StateName::Discarded.as_str(),
-        EntryState::Moved => StateName::Moved.as_str(),
-        EntryState::Cleared => StateName::Cleared.as_str(),
-        EntryState::Expired => StateName::Expired.as_str(),
     }
 }
 

@@ -35,8 +35,13 @@ pub enum StateName {
 impl StateName {
     /// The state of an entry.
     pub fn of(entry: &Entry) -> Self {
-        match entry.state {
-            EntryState::Open if entry.job.is_some() => Self::Redriving,
+        Self::of_state(entry.state, entry.job.is_some())
+    }
+
+    /// The same of a state; whether a job redrives it.
+    pub fn of_state(state: EntryState, redriven: bool) -> Self {
+        match state {
+            EntryState::Open if redriven => Self::Redriving,
             EntryState::Open => Self::Open,
             EntryState::Spilled => Self::Spilled,
             EntryState::Resolved { .. } => Self::Resolved,

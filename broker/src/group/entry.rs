@@ -99,6 +99,19 @@ pub struct Act {
     pub note: String,
 }
 
+/// What an entry was before the last thing done to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Past {
+    /// State then.
+    pub state: EntryState,
+    /// Job that redrove it then.
+    pub job: Option<u64>,
+    /// Cycle then.
+    pub cycle: u32,
+    /// What had made it so.
+    pub act: Act,
+}
+
 /// One entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -214,6 +227,13 @@ pub enum EntryRecord {
         copy: Offset,
         /// Who and why.
         act: Act,
+    },
+    /// What an entry was before, the oldest first: in snapshots only.
+    Past {
+        /// Which.
+        key: EntryKey,
+        /// What.
+        past: Vec<Past>,
     },
     /// The sources of these entries were cut (rule AK-12).
     SourceLost {

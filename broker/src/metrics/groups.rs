@@ -46,6 +46,8 @@ pub struct GroupMetrics {
     pub redrive_failures: Counter,
     /// Times that a bound of AK-7 was at 80 %.
     pub bounds_near: Counter,
+    /// Warnings that retention comes near what is not settled (rule RE-3).
+    pub loss_warnings: Counter,
     /// Seconds from append to first delivery.
     pub append_to_delivery: Histogram,
     /// Seconds from append to settle.
@@ -55,7 +57,7 @@ pub struct GroupMetrics {
 /// The counters of all groups.
 #[derive(Debug, Clone)]
 pub(super) struct GroupFamilies {
-    counters: [(&'static str, &'static str, Family<GroupLabels, Counter>); 12],
+    counters: [(&'static str, &'static str, Family<GroupLabels, Counter>); 13],
     append_to_delivery: Family<GroupLabels, Histogram>,
     append_to_settle: Family<GroupLabels, Histogram>,
 }
@@ -82,6 +84,7 @@ impl Default for GroupFamilies {
                 counter("group_breaker_openings", "Times that the breaker opened"),
                 counter("group_redrive_failures", "Redriven dead letters that failed again"),
                 counter("group_bounds_near", "Times that a bound was at 80 %"),
+                counter("group_loss_warnings", "Times that retention came near what is not settled"),
             ],
             append_to_delivery: Family::new_with_constructor(delays),
             append_to_settle: Family::new_with_constructor(delays),
@@ -115,6 +118,7 @@ impl GroupFamilies {
             breaker_openings,
             redrive_failures,
             bounds_near,
+            loss_warnings,
         ] = self.counters.each_ref().map(|(_, _, family)| family.get_or_create_owned(&labels));
         GroupMetrics {
             delivered_records,
@@ -129,6 +133,7 @@ impl GroupFamilies {
             breaker_openings,
             redrive_failures,
             bounds_near,
+            loss_warnings,
             append_to_delivery: self.append_to_delivery.get_or_create_owned(&labels),
             append_to_settle: self.append_to_settle.get_or_create_owned(&labels),
         }

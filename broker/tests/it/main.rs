@@ -20,4 +20,5 @@ mod log_golden;
 mod log_model;
 mod log_sabotage;
 mod log_world;
+mod lost_journals;
 mod topics;

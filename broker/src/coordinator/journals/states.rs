@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! record of the group journal     as crate::group::record has it
-//! record of the entries journal   group: u64 LE | entry record; nothing behind the number: the group is gone
+//! record of the entries journal   group: u64 LE | entry record; nothing behind the number: the group is gone;
+//!                                 group 0: 1 byte, entries are to be made anew from their copies, or nothing: they were
 //! snapshot                        one run of items, cut into parts wherever a part is full
 //! item                            length: u32 LE | bytes
-//! items of the group journal      next group: u64 LE | JSON of ended replays, if any; then JSON, one item a group
+//! items of the group journal      next group: u64 LE | JSON of ended replays and of ranges of numbers that were lost, if
+//!                                 any; then JSON, one item a group
 //! items of the entries journal    records that build it
 //! ```
 
@@ -22,11 +24,16 @@ use crate::limits;
 use crate::model::GroupId;
 use crate::partition::journal_thread::JournalState;
 
+/// The number that no group has.
+const NO_GROUP: GroupId = GroupId(0);
+
 /// The state of all groups.
 #[derive(Debug, Default)]
 pub struct GroupsState {
     groups: BTreeMap<GroupId, GroupState>,
     last_group: u64,
+    /// Numbers that groups may have had which the journal has lost: ranges, half-open.
+    lost: Vec<(u64, u64)>,
     items: Items,
     /// Replays whose groups are gone, the newest last.
     ended: VecDeque<EndedReplay>,
@@ -38,6 +45,8 @@ pub struct GroupsState {
 #[derive(Debug, Default)]
 pub struct EntriesState {
     tables: BTreeMap<GroupId, EntryTable>,
+    /// Entries are to be made anew from their copies (rule AK-11).
+    rebuild: bool,
     items: Items,
 }
 
@@ -64,9 +73,20 @@ impl GroupsState {
         self.last_group + 1
     }
 
+    /// Numbers that groups may have had which the journal has lost: ranges, half-open.
+    pub fn lost(&self) -> &[(u64, u64)] {
+        &self.lost
+    }
+
     /// After damage: epochs past any that were given, numbers past those of groups that were lost.
     pub(super) fn raise_epochs(&mut self, epochs: u64, groups: u64) -> Result<(), String> {
+        let first = self.next_group();
         self.last_group += groups;
+        let next = self.next_group();
+        match self.lost.last_mut().filter(|last| last.1 == first) {
+            Some(last) => last.1 = next,
+            None => self.lost.push((first, next)),
+        }
         self.items = Items::default();
         for state in self.groups.values_mut() {
             state.next_member_epoch += epochs;
@@ -80,6 +100,17 @@ impl EntriesState {
     /// The tables of all groups that have entries.
     pub fn tables(&self) -> &BTreeMap<GroupId, EntryTable> {
         &self.tables
+    }
+
+    /// Whether entries are to be made anew from their copies.
+    pub fn is_to_rebuild(&self) -> bool {
+        self.rebuild
+    }
+
+    /// After damage: what was lost is made anew from the copies.
+    pub(super) fn ask_rebuild(&mut self) {
+        self.items = Items::default();
+        self.rebuild = true;
     }
 }
 
@@ -109,10 +140,10 @@ impl JournalState for GroupsState {
     fn apply_part(&mut self, part: &[u8]) -> Result<(), String> {
         for item in self.items.take(part) {
             if !std::mem::replace(&mut self.headed, true) {
-                let (next, ended) = item.split_first_chunk::<8>().ok_or("a snapshot without the next group")?;
+                let (next, rest) = item.split_first_chunk::<8>().ok_or("a snapshot without the next group")?;
                 self.last_group = u64::from_le_bytes(*next).checked_sub(1).ok_or("group 0 is no group")?;
-                if !ended.is_empty() {
-                    self.ended = serde_json::from_slice(ended).map_err(|error| error.to_string())?;
+                if !rest.is_empty() {
+                    (self.ended, self.lost) = serde_json::from_slice(rest).map_err(|error| error.to_string())?;
                 }
                 continue;
             }
@@ -125,8 +156,9 @@ impl JournalState for GroupsState {
     fn parts(&self) -> Vec<Bytes> {
         let mut parts = Parts::default();
         let mut head = self.next_group().to_le_bytes().to_vec();
-        if !self.ended.is_empty() {
-            head.extend(serde_json::to_vec(&self.ended).expect("replays have no keys that are no strings"));
+        if !self.ended.is_empty() || !self.lost.is_empty() {
+            let rest = serde_json::to_vec(&(&self.ended, &self.lost));
+            head.extend(rest.expect("neither has keys that are no strings"));
         }
         parts.push(&head);
         for state in self.groups.values() {
@@ -148,6 +180,9 @@ impl JournalState for EntriesState {
 
     fn parts(&self) -> Vec<Bytes> {
         let mut parts = Parts::default();
+        if self.rebuild {
+            parts.push(&encode_rebuild(true));
+        }
         for (group, table) in &self.tables {
             table.records().for_each(|record| parts.push(&encode_entry(*group, &record)));
         }
@@ -159,6 +194,10 @@ impl EntriesState {
     fn apply_one(&mut self, record: &[u8]) -> Result<(), String> {
         let (group, rest) = record.split_first_chunk::<8>().ok_or("too short for a group's number")?;
         let group = GroupId(u64::from_le_bytes(*group));
+        if group == NO_GROUP {
+            self.rebuild = !rest.is_empty();
+            return Ok(());
+        }
         if rest.is_empty() {
             self.tables.remove(&group);
             return Ok(());
@@ -171,6 +210,13 @@ impl EntriesState {
 pub(super) fn encode_entry(group: GroupId, record: &EntryRecord) -> Bytes {
     let mut out = group.0.to_le_bytes().to_vec();
     out.extend_from_slice(&record.encode());
+    out.into()
+}
+
+/// Whether entries are to be made anew from their copies.
+pub(super) fn encode_rebuild(rebuild: bool) -> Bytes {
+    let mut out = NO_GROUP.0.to_le_bytes().to_vec();
+    out.extend(rebuild.then_some(1));
     out.into()
 }
 

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use sawlog_proto::batch::RecordHeader;
 
 use super::{PageRequest, Selector};
+use crate::clock::Clock as _;
 use crate::dead_letter::LetterError;
 use crate::dead_letter::test_support::{key, lane};
 use crate::dead_letter::test_world::{World, runtime};
 use crate::dead_letter::views::{Edit, HeadOf, StateName};
-use crate::group::entry::{DeadReason, EntryState};
+use crate::group::entry::{Act, DeadReason, EntryState};
+use crate::group::event::Admin;
 use crate::model::{HeaderCondition, HeaderValue, PartitionId};
 
 const PAGE: PageRequest = PageRequest { after: None, limit: 100, with_records: true, max_bytes: 1 << 20 };
@@ -187,4 +189,39 @@ fn dl_12_a_lost_copy_is_made_good_from_the_source_and_without_one_it_is_told() {
         assert!(matches!(edited, Err(LetterError::Read { .. })), "{edited:?}");
         world.letters.discard(&world.handle, &ids(&[4]), "ana", "lost", false).await.expect("it can be given up");
     });
+}
+
+#[test]
+fn dl_12_the_history_tells_all_that_was_done_over_a_restart() {
+    runtime().block_on(async {
+        let mut world = World::new().await;
+        world.clock.advance(std::time::Duration::from_secs(1));
+        world.letters.edit(&world.handle, edit(8)).await.expect("it is open");
+        let at = |world: &World| world.clock.advance(std::time::Duration::from_secs(1));
+        at(&world);
+        let redrive = Admin::Redrive { job: 7, entries: vec![key(8)], act: act(&world, "ben", "again") };
+        world.letters.act(&world.handle, redrive).await.expect("it is open");
+        at(&world);
+        let ended = Admin::EndRedrive { job: 7, act: act(&world, "broker", "its job does not run") };
+        world.letters.act(&world.handle, ended).await.expect("it has it");
+        at(&world);
+        let reason = "a test order";
+        world.letters.discard(&world.handle, &ids(&[8]), "cleo", reason, false).await.expect("it is open");
+        world.restart().await;
+        let details = world.letters.get(&world.handle, key(8)).await.expect("it is there");
+        let told: Vec<_> = details.history.iter().map(|event| (event.state, event.act.actor.as_str())).collect();
+        let expected = [
+            (StateName::Open, "broker"),
+            (StateName::Open, "ana"),
+            (StateName::Redriving, "ben"),
+            (StateName::Open, "broker"),
+            (StateName::Discarded, "cleo"),
+        ];
+        assert_eq!(told, expected, "{:?}", details.history);
+        assert_eq!((details.history[4].act.note.as_str(), details.history[4].cycle), (reason, 1));
+    });
+}
+
+fn act(world: &World, actor: &str, note: &str) -> Act {
+    Act { actor: actor.into(), time_ms: world.clock.wall_ms(), note: note.into() }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryState};
+use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryState, Past};
 use crate::model::{KeySlot, LaneKey, Offset, PartitionEpoch, Source};
 
 /// Place of an entry in its partition.
@@ -23,6 +23,11 @@ pub(super) enum StateTag {
     Cleared,
     Expired,
 }
+
+/// Who lets records die.
+const DIED: &str = "broker";
+/// What an entry was before: so often at most.
+const PAST_KEPT: usize = 16;
 
 /// An entry as it is kept.
 #[derive(Debug, Clone)]
@@ -66,6 +71,7 @@ pub(super) struct Rare {
     pub(super) resolved: u32,
     pub(super) versions: Vec<Offset>,
     pub(super) act: Act,
+    pub(super) past: Vec<Past>,
 }
 
 /// One string for each name, shared by all who carry it.
@@ -129,7 +135,8 @@ impl StateTag {
 impl Packed {
     /// Packs an entry.
     pub(super) fn pack(entry: &Entry, names: &mut Names) -> Self {
-        let mut rare = Rare { job: entry.job, resolved: 0, versions: entry.versions.clone(), act: entry.act.clone() };
+        let (versions, act) = (entry.versions.clone(), entry.act.clone());
+        let mut rare = Rare { job: entry.job, resolved: 0, versions, act, past: Vec::new() };
         if let EntryState::Resolved { version } = entry.state {
             rare.resolved = version;
         }
@@ -167,6 +174,44 @@ impl Packed {
 
     pub(super) fn lane(&self) -> LaneKey {
         LaneKey(u128::from(self.lane[0]) << 64 | u128::from(self.lane[1]))
+    }
+
+    pub(super) fn cycle(&self) -> u32 {
+        self.rest.as_ref().map_or(0, |rest| rest.cycle)
+    }
+
+    /// What it was before, the oldest first.
+    pub(super) fn past(&self) -> &[Past] {
+        self.rare().map_or(&[], |rare| &rare.past)
+    }
+
+    /// Remembers what it is: something else is about to be done to it. Its death is told by the entry itself.
+    pub(super) fn remember(&mut self) {
+        let Some(rare) = self.rare().filter(|rare| rare.act.time_ms != 0) else { return };
+        let was = Past { state: self.state(), job: self.job(), cycle: self.cycle(), act: rare.act.clone() };
+        self.change_rare(|rare| {
+            // The first one is kept, and the last ones.
+            if rare.past.len() >= PAST_KEPT {
+                rare.past.remove(1);
+            }
+            rare.past.push(was);
+        });
+    }
+
+    /// Remembers when it died: it dies again.
+    pub(super) fn remember_death(&mut self) {
+        let act = Act { actor: DIED.to_owned(), time_ms: self.dead_ms, note: String::new() };
+        let cycle = self.cycle();
+        self.change_rare(|rare| rare.past.insert(0, Past { state: EntryState::Open, job: None, cycle, act }));
+    }
+
+    /// Takes over what another was.
+    pub(super) fn inherit(&mut self, old: &mut Self) {
+        let rare = old.rest.as_deref_mut().and_then(|rest| rest.rare.as_deref_mut());
+        let past = rare.map(|rare| std::mem::take(&mut rare.past)).unwrap_or_default();
+        if !past.is_empty() {
+            self.change_rare(|rare| rare.past = past);
+        }
     }
 
     fn rare(&self) -> Option<&Rare> {

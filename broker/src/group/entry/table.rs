@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::packed::{At, Names, Packed, StateTag};
-use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState};
+use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState, Past};
 use crate::model::{LaneKey, Offset, PartitionEpoch, PartitionId, Source, TopicUuid};
 
 /// All entries of a group.
@@ -79,6 +79,11 @@ impl EntryTable {
     pub fn at(&self, source: Source, offset: Offset, epoch: PartitionEpoch) -> Option<(EntryKey, Entry)> {
         let key = EntryKey { source, offset, epoch };
         self.get(&key).map(|entry| (key, entry))
+    }
+
+    /// What an entry was before the last thing done to it, the oldest first; of many only the first and the last.
+    pub fn past(&self, key: &EntryKey) -> Vec<Past> {
+        self.packed(key).map(|packed| packed.past().to_vec()).unwrap_or_default()
     }
 
     /// All entries in order of partition and offset.
@@ -212,7 +217,11 @@ impl EntryTable {
 
     /// Records that build this table from an empty one: its snapshot.
     pub fn records(&self) -> impl Iterator<Item = EntryRecord> + '_ {
-        let opened = self.iter().map(|(key, entry)| EntryRecord::Opened { key, entry: Box::new(entry) });
+        let opened = self.iter().flat_map(|(key, entry)| {
+            let past = self.past(&key);
+            let past = (!past.is_empty()).then_some(EntryRecord::Past { key, past });
+            std::iter::once(EntryRecord::Opened { key, entry: Box::new(entry) }).chain(past)
+        });
         let jobs = self.jobs.iter();
         opened.chain(jobs.map(|(job, state)| EntryRecord::Job { job: *job, state: Some(state.clone()) }))
     }
@@ -227,9 +236,16 @@ impl EntryTable {
                 if entry.blocked_by.is_some_and(|head| head.source != key.source) {
                     return Err(format!("entry {key:?} waits for one of another partition"));
                 }
-                let packed = Packed::pack(entry, &mut self.names);
+                let mut packed = Packed::pack(entry, &mut self.names);
                 let partition = self.partitions.entry(key.source).or_default();
-                partition.remove(At::of(key));
+                if let Some(mut old) = partition.remove(At::of(key)) {
+                    // The same copy may be told again after a crash: that is no other death.
+                    if old.cycle() < packed.cycle() {
+                        old.remember_death();
+                        old.remember();
+                    }
+                    packed.inherit(&mut old);
+                }
                 partition.insert(At::of(key), packed);
             }
             EntryRecord::Tried { key, attempts, due_ms, delay_ms, class } => {
@@ -251,15 +267,23 @@ impl EntryTable {
                 entry.class.clone_from(class);
                 entry.fingerprint.clone_from(fingerprint);
                 entry.act = act.clone();
-                let packed = Packed::pack(&entry, &mut self.names);
-                self.update(key, |old| *old = packed)?;
+                let mut packed = Packed::pack(&entry, &mut self.names);
+                self.update(key, |old| {
+                    old.remember();
+                    packed.inherit(old);
+                    *old = packed;
+                })?;
             }
             EntryRecord::Redriving { keys, job, act } => self.replay_redriving(keys, *job, act)?,
             EntryRecord::Edited { key, copy, act } => self.update(key, |packed| {
+                packed.remember();
                 packed.change_rare(|rare| {
                     rare.versions.push(*copy);
                     rare.act = act.clone();
                 });
+            })?,
+            EntryRecord::Past { key, past } => self.update(key, |packed| {
+                packed.change_rare(|rare| rare.past.clone_from(past));
             })?,
             EntryRecord::SourceLost { source, from, epoch } => {
                 if let Some(partition) = self.partitions.get_mut(source) {
@@ -290,6 +314,7 @@ impl EntryTable {
         }
         for key in keys {
             self.update(key, |packed| {
+                packed.remember();
                 packed.change_rare(|rare| (rare.job, rare.act) = (job, act.clone()));
                 if job.is_some() {
                     packed.change_rest(|rest| {
@@ -382,7 +407,8 @@ impl Holds {
 
 impl PartialEq for EntryTable {
     fn eq(&self, other: &Self) -> bool {
-        self.jobs == other.jobs && self.iter().eq(other.iter())
+        let past = |table: &Self| table.iter().map(|(key, _)| table.past(&key)).collect::<Vec<_>>();
+        self.jobs == other.jobs && self.iter().eq(other.iter()) && past(self) == past(other)
     }
 }
 

@@ -207,6 +207,42 @@ fn a_cut_or_flipped_entry_record_is_an_error_or_another_record_and_never_a_panic
     }
 }
 
+#[test]
+fn dl_12_what_an_entry_was_before_is_remembered_and_comes_back_from_a_snapshot() {
+    let act = |actor: &str, time_ms| Act { actor: actor.into(), time_ms, note: format!("by {actor}") };
+    let mut table = EntryTable::default();
+    open(&mut table, 5, entry(1, EntryState::Open));
+    assert_eq!(table.past(&key(5)), [], "nothing was done to it");
+    let redriving = |job, who: &str, time| EntryRecord::Redriving { keys: vec![key(5)], job, act: act(who, time) };
+    table.replay(&redriving(Some(3), "ana", 60)).unwrap();
+    assert_eq!(table.past(&key(5)), [], "the last thing stands in the entry");
+    table.replay(&redriving(None, "broker", 70)).unwrap();
+    let copy = Offset::new(11).unwrap();
+    table.replay(&EntryRecord::Edited { key: key(5), copy, act: act("ben", 80) }).unwrap();
+    change(&mut table, 5, EntryState::Discarded);
+    let told = |table: &EntryTable| -> Vec<(i64, Option<u64>, u32)> {
+        table.past(&key(5)).iter().map(|past| (past.act.time_ms, past.job, past.cycle)).collect()
+    };
+    assert_eq!(told(&table), [(60, Some(3), 1), (70, None, 1), (80, None, 1)]);
+    // It dies again: its first death is remembered too. The same copy told again is no death.
+    for _ in 0..2 {
+        open(&mut table, 5, Entry { cycle: 2, dead_ms: 90, ..entry(1, EntryState::Open) });
+        assert_eq!(told(&table)[0].0, entry(1, EntryState::Open).dead_ms);
+        assert_eq!(told(&table).len(), 5);
+    }
+    // Many are cut short in the middle.
+    for _ in 0..40 {
+        change(&mut table, 5, EntryState::Open);
+    }
+    assert_eq!((told(&table).len(), told(&table)[0].0), (16, entry(1, EntryState::Open).dead_ms));
+    let mut rebuilt = EntryTable::default();
+    for record in table.records() {
+        rebuilt.replay(&EntryRecord::decode(&record.encode()).unwrap()).unwrap();
+    }
+    assert_eq!(told(&rebuilt), told(&table));
+    assert_eq!(rebuilt, table);
+}
+
 fn states() -> impl Strategy<Value = EntryState> {
     prop_oneof![
         Just(EntryState::Open),
