@@ -96,7 +96,9 @@ fn next_for(reason: ErrorReason) -> &'static str {
         ErrorReason::OpenEntries => {
             "look at them with `sawlog dlq list GROUP`; redrive or discard them, or lose them with --force"
         }
-        ErrorReason::JobConflict => "`sawlog dlq jobs --running` shows the job; wait for it, or cancel it",
+        ErrorReason::JobConflict => {
+            "`sawlog dlq jobs --running` shows the job; wait for it, or cancel it; a deletion ends it with --force"
+        }
         ErrorReason::EntryClosed => "`sawlog dlq show ID` shows what became of it",
         ErrorReason::JobClosed => "it has ended; start another with `sawlog dlq redrive`",
         ErrorReason::NothingToUndo => "set the positions with `sawlog group reset GROUP --to PLACE`",

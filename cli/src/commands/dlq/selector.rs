@@ -6,6 +6,7 @@ use sawlog_client::dead_letter::{DeadReason, EntryKind, EntryState};
 use sawlog_client::groups::{HeaderFilter, HeaderValue};
 
 use crate::amounts;
+use crate::clock;
 use crate::failure::{Failure, Outcome};
 
 /// Conditions on entries; all must hold.
@@ -35,11 +36,11 @@ pub(super) struct Selector {
     /// Entries with this fingerprint of their error.
     #[arg(long, help_heading = "Which")]
     fingerprint: Option<String>,
-    /// Entries that died at or after this time.
-    #[arg(long, value_parser = amounts::time_ms, value_name = "TIME", help_heading = "Which")]
+    /// Entries that died at or after this time, or within this span such as 2h.
+    #[arg(long, value_parser = when_ms, value_name = "TIME", help_heading = "Which")]
     since: Option<i64>,
-    /// Entries that died before this time.
-    #[arg(long, value_parser = amounts::time_ms, value_name = "TIME", help_heading = "Which")]
+    /// Entries that died before this time, or longer ago than this span.
+    #[arg(long, value_parser = when_ms, value_name = "TIME", help_heading = "Which")]
     before: Option<i64>,
     /// Entries with this header, of this value if one is given; may be given again.
     #[arg(long, value_name = "NAME[=VALUE]", help_heading = "Which")]
@@ -54,6 +55,15 @@ fn named<T: Copy>(text: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Re
     found.ok_or_else(|| {
         format!("expected one of {}", all.iter().map(|value| name(*value)).collect::<Vec<_>>().join(", "))
     })
+}
+
+/// A time, or a span that ends now.
+fn when_ms(text: &str) -> Result<i64, String> {
+    match amounts::span_ms(text) {
+        Ok(span) => Ok(clock::wall_ms().saturating_sub(span)),
+        Err(_) => amounts::time_ms(text)
+            .map_err(|_| "expected a time such as 2026-12-01T08:26:00Z, or a span such as 2h".to_owned()),
+    }
 }
 
 fn state(text: &str) -> Result<EntryState, String> {
@@ -126,5 +136,12 @@ mod tests {
         assert_eq!(reason("consumer-crash"), Ok(DeadReason::ConsumerCrash));
         assert_eq!(reason("consumer_crash"), Ok(DeadReason::ConsumerCrash));
         assert!(kind("x").unwrap_err().contains("failed, parked"));
+    }
+
+    #[test]
+    fn times_are_given_as_such_or_as_a_span_ago() {
+        assert_eq!(when_ms("1970-01-01T00:00:01Z"), Ok(1_000));
+        assert!(when_ms("1h").unwrap() < when_ms("1s").unwrap());
+        assert!(when_ms("soon").unwrap_err().contains("a span"));
     }
 }

@@ -151,8 +151,12 @@ pub(super) fn entry(details: &EntryDetails, common: &Common) -> Outcome {
     }
     rows.print()?;
     for event in &details.history {
-        let state = event.state.map_or("", EntryState::as_str);
-        output::data_line(&format!("{} {state} {} {}", human_time(event.time_ms), event.actor, event.note))?;
+        let what = match (event.state, event.version) {
+            (Some(EntryState::Open), version @ 1..) => format!("edited: version {version}"),
+            (state, _) => state.map_or("", EntryState::as_str).to_owned(),
+        };
+        let line = format!("{} {what} by {} {}", human_time(event.time_ms), event.actor, event.note);
+        output::data_line(line.trim_end())?;
     }
     Ok(())
 }
