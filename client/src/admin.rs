@@ -7,6 +7,7 @@ use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
+use crate::paging;
 use crate::types::{EventIds, OffsetAt, Partition, PartitionOffset, Topic, TopicConfig, TopicId, signed, unsigned};
 
 /// Administration of a broker.
@@ -126,19 +127,7 @@ impl Admin {
     /// # Errors
     /// Of the connection alone.
     pub async fn list_topics(&self, prefix: &str) -> Result<Vec<Topic>, Error> {
-        let mut found = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let (page, next) = self.list_page(prefix, 1000, &page_token).await?;
-            found.extend(page);
-            if next.is_empty() {
-                return Ok(found);
-            }
-            if next == page_token {
-                return Err(Error::protocol("the token of the next page is that of this page"));
-            }
-            page_token = next;
-        }
+        paging::all(|token| async move { self.list_page(prefix, paging::PAGE, &token).await }).await
     }
 
     /// One page of at most `page_size` topics (0: 100) and the token of the next, empty at the end.

@@ -52,6 +52,7 @@ pub mod replays;
 pub mod types;
 
 mod clock;
+mod paging;
 mod retry;
 
 pub use admin::{Admin, Health, NewTopic, TopicChange};

@@ -7,6 +7,7 @@
 mod groups;
 mod letters;
 mod refusals;
+mod topics;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +20,6 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::metrics::Metrics;
 use crate::model::NameError;
 use crate::partition::{AppendFailure, PartitionReadError, ReadError};
-use crate::topics::TopicError;
 
 pub(crate) use self::groups::{entry_not_found, group_not_found, job_not_found, protocol_violation, wrong_mode};
 pub(crate) use self::letters::letter;
@@ -267,55 +267,6 @@ pub(crate) fn in_flight_limit(scope: &'static str, bytes: usize, max: usize) -> 
 pub(crate) fn bug(error_id: &str) -> Problem {
     let message = format!("a defect of the broker ended this request; its log has it under {error_id}");
     Problem::new(ErrorReason::Bug, message).fact("error_id", error_id)
-}
-
-impl From<TopicError> for Problem {
-    fn from(error: TopicError) -> Self {
-        use ErrorReason as R;
-        let message = error.to_string();
-        match error {
-            TopicError::NotFound { name } => topic_not_found(&name),
-            TopicError::NoPartition { name, partition, partitions } => {
-                partition_not_found(&name, partition, partitions)
-            }
-            TopicError::Exists { name, differences } => {
-                Self::new(R::TopicExists, message).fact("name", name).fact("fields", differences)
-            }
-            TopicError::Name { name, rule } => invalid_name("name", &name, rule),
-            TopicError::Field { field, found, bounds } => invalid_field(field, found, &bounds),
-            TopicError::StaleRevision { name, given, current } => {
-                Self::new(R::StaleRevision, message).fact("topic", name).fact("found", given).fact("current", current)
-            }
-            TopicError::OutOfRange { partition, offset, earliest, latest } => Self::new(R::OffsetOutOfRange, message)
-                .fact("partition", partition)
-                .fact("offset", offset)
-                .fact("earliest", earliest)
-                .fact("latest", latest),
-            TopicError::ReservedTopic { name } => Self::new(R::ReservedTopic, message).fact("topic", escaped(&name)),
-            TopicError::DeadLetterNameTaken { group, topic, name } => Self::new(R::DlqNameTaken, message)
-                .fact("group", escaped(&group))
-                .fact("topic", escaped(&topic))
-                .fact("name", escaped(&name)),
-            TopicError::OpenEntries { name, open } => {
-                Self::new(R::OpenEntries, message).fact("topic", escaped(&name)).fact("open_entries", open)
-            }
-            TopicError::GroupsUnknown { recovering: true, .. } => {
-                Self::new(R::Recovering, message).fact("scope", "groups")
-            }
-            TopicError::GroupsUnknown { cause, .. } => Self::new(R::GroupsStopped, message).fact("cause", cause),
-            TopicError::JobConflict { name, job, open } => Self::new(R::JobConflict, message)
-                .fact("topic", escaped(&name))
-                .fact("job", job)
-                .fact("open_entries", open),
-            TopicError::Limit { limit, max } => {
-                Self::new(R::LimitReached, message).fact("limit", limit).fact("max", max)
-            }
-            TopicError::ReadOnly { cause } => Self::new(R::BrokerReadOnly, message).fact("cause", cause),
-            TopicError::Partition(failure) => append_failure(failure).0,
-            TopicError::DiskLow { free_bytes, min_free_bytes } => disk_low(message, free_bytes, min_free_bytes),
-            TopicError::ShuttingDown => shutting_down(),
-        }
-    }
 }
 
 fn disk_low(message: String, free_bytes: u64, min_free_bytes: u64) -> Problem {

@@ -7,7 +7,7 @@ use std::task::Poll;
 use clap::Args;
 use sawlog_client::reader::GapReason;
 use sawlog_client::{Client, ReadEvent, ReadRecord, Reader, ReaderBuilder, ReaderFrom, ReaderTo, StreamExt as _};
-use tokio_stream::Stream as _;
+use tokio_stream::Stream;
 
 use crate::amounts::{self, Place};
 use crate::arguments::Common;
@@ -165,15 +165,7 @@ impl Consume {
         let mut line = Vec::new();
         let mut printed = 0;
         while self.count.is_none_or(|count| printed < count) {
-            let event = match poll_fn(|context| Poll::Ready(Pin::new(&mut reader).poll_next(context))).await {
-                Poll::Ready(event) => event,
-                Poll::Pending => {
-                    // Nothing more at the moment: who reads our output gets what there is.
-                    out.flush()?;
-                    reader.next().await
-                }
-            };
-            match event {
+            match next_or_idle(&mut reader, async || out.flush()).await? {
                 None => break,
                 Some(Err(error)) => {
                     out.flush()?;
@@ -216,10 +208,30 @@ impl Consume {
             value: record.value.as_deref(),
             headers: &record.headers,
         };
-        match format {
-            Some(format) => format.write(&view, line),
-            None => write_json(&view, line),
+        write_record(&view, format, line);
+    }
+}
+
+/// The next item of a stream; if there is none at the moment, `idle` is done first: who reads our output gets what there
+/// is.
+async fn next_or_idle<S: Stream + Unpin>(
+    stream: &mut S,
+    idle: impl AsyncFnOnce() -> Outcome,
+) -> Outcome<Option<S::Item>> {
+    match poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_next(context))).await {
+        Poll::Ready(item) => Ok(item),
+        Poll::Pending => {
+            idle().await?;
+            Ok(stream.next().await)
         }
+    }
+}
+
+/// A record as it is asked for; without a format as JSON.
+fn write_record(view: &RecordView<'_>, format: Option<&Format>, line: &mut Vec<u8>) {
+    match format {
+        Some(format) => format.write(view, line),
+        None => write_json(view, line),
     }
 }
 

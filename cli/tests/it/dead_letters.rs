@@ -253,7 +253,8 @@ fn rd_8_an_export_holds_every_entry_with_its_record_closed_ones_too() {
     let moved = world.json(&["redrive", "billing", "--key", "a", "--to-topic", "--watch"]);
     assert_eq!(moved[0]["state"], "done");
     assert_eq!(world.consume(2, none), ["1", "4"]);
-    assert_eq!(world.list(&["--state", "moved"]).len(), 2);
+    // What came behind its key while that was dead was parked, and moved as well: nothing of it is left.
+    assert!(world.list(&["--key", "a"]).is_empty() && world.list(&["--state", "moved"]).len() >= 2);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
-use crate::groups::next_token;
+use crate::paging;
 use crate::types::{Header, signed, unsigned};
 
 mod stream;
@@ -336,18 +336,13 @@ impl DeadLetters {
     /// # Errors
     /// `GROUP_NOT_FOUND`.
     pub async fn jobs(&self, group: Option<&str>, running: bool) -> Result<Vec<Job>, Error> {
-        let mut found = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        paging::all(|page_token| async move {
             let group = group.unwrap_or_default().to_owned();
-            let request = v1::ListJobsRequest { group, running, page_size: 1000, page_token: page_token.clone() };
+            let request = v1::ListJobsRequest { group, running, page_size: paging::PAGE, page_token };
             let response = repeated!(self, list_jobs, request)?;
-            found.extend(response.jobs.into_iter().map(Job::from_wire));
-            match next_token(&page_token, response.next_page_token)? {
-                Some(next) => page_token = next,
-                None => return Ok(found),
-            }
-        }
+            Ok((response.jobs.into_iter().map(Job::from_wire).collect(), response.next_page_token))
+        })
+        .await
     }
 
     /// Stops a job for a while.

@@ -12,7 +12,7 @@ use tonic::Streaming;
 use super::types::Entry;
 use crate::connection::Client;
 use crate::error::Error;
-use crate::groups::next_token;
+use crate::paging::next_token;
 
 type Page = Pin<Box<dyn Future<Output = Result<v1::ListEntriesResponse, Error>> + Send>>;
 

@@ -8,6 +8,7 @@ use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
+use crate::paging;
 use crate::types::{RecordPosition, signed, unsigned};
 
 mod config;
@@ -178,16 +179,7 @@ impl Groups {
     /// # Errors
     /// Of the connection alone.
     pub async fn list(&self, query: &GroupQuery) -> Result<Vec<Group>, Error> {
-        let mut found = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let (page, next) = self.list_page(query, 1000, &page_token).await?;
-            found.extend(page);
-            match next_token(&page_token, next)? {
-                Some(next) => page_token = next,
-                None => return Ok(found),
-            }
-        }
+        paging::all(|token| async move { self.list_page(query, paging::PAGE, &token).await }).await
     }
 
     /// One page of at most `page_size` groups (0: 100) and the token of the next, empty at the end.
@@ -253,18 +245,12 @@ impl Groups {
     /// # Errors
     /// `GROUP_NOT_FOUND`.
     pub async fn members(&self, name: &str) -> Result<Vec<Member>, Error> {
-        let mut found = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let request =
-                v1::ListMembersRequest { name: name.to_owned(), page_size: 1000, page_token: page_token.clone() };
+        paging::all(|page_token| async move {
+            let request = v1::ListMembersRequest { name: name.to_owned(), page_size: paging::PAGE, page_token };
             let response = repeated!(self, list_members, request)?;
-            found.extend(response.members.into_iter().map(Member::from_wire));
-            match next_token(&page_token, response.next_page_token)? {
-                Some(next) => page_token = next,
-                None => return Ok(found),
-            }
-        }
+            Ok((response.members.into_iter().map(Member::from_wire).collect(), response.next_page_token))
+        })
+        .await
     }
 
     /// How far the group is behind, and what holds it; no topic named means all.
@@ -436,14 +422,6 @@ impl Groups {
         };
         Ok(response?.tokens.into_iter().map(processed).collect())
     }
-}
-
-/// The token of the next page, if there is one.
-pub(crate) fn next_token(current: &str, next: String) -> Result<Option<String>, Error> {
-    if !next.is_empty() && next == current {
-        return Err(Error::protocol("the token of the next page is that of this page"));
-    }
-    Ok(Some(next).filter(|next| !next.is_empty()))
 }
 
 fn given(group: Option<v1::Group>) -> Result<Group, Error> {

@@ -1,10 +1,10 @@
 //! What clients see while a broker recovers: health says no, and what is not open yet is not taken for empty.
 
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use sawlog_broker::log::storage::{DirEntry, MappedFile, OpenMode, SimDisk, Space, Storage, StorageFile, StorageLock};
+use sawlog_broker::log::storage::SimDisk;
+use sawlog_broker::log::storage::through::{Hooks, Through};
 use sawlog_proto::v1::{self, ErrorReason};
 use sawlog_testing::TestBroker;
 use tokio::sync::watch;
@@ -12,16 +12,13 @@ use tonic::Code;
 
 use crate::wire::{Wire, all_of, plain, unkeyed, value};
 
-/// Files that can be listed in `topics/` only while a gate is open: recovery waits there.
+/// Files can be listed in `topics/` only while a gate is open: recovery waits there.
 #[derive(Debug)]
-struct Gated {
-    inner: Arc<dyn Storage>,
-    gate: watch::Receiver<bool>,
-}
+struct Gate(watch::Receiver<bool>);
 
-impl Gated {
-    fn wait(&self, path: &Path) {
-        let mut gate = self.gate.clone();
+impl Hooks for Gate {
+    fn listing(&self, path: &Path) {
+        let mut gate = self.0.clone();
         if path.starts_with("topics") && path.components().count() > 1 && !*gate.borrow() {
             // Recovery has threads of its own, which may block.
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -30,48 +27,11 @@ impl Gated {
     }
 }
 
-impl Storage for Gated {
-    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn StorageFile>> {
-        self.inner.open(path, mode)
-    }
-    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.create_dir_all(path)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.inner.rename(from, to)
-    }
-    fn remove_file(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_file(path)
-    }
-    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        self.inner.remove_dir_all(path)
-    }
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.inner.sync_dir(path)
-    }
-    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        self.wait(path);
-        self.inner.list(path)
-    }
-    fn exists(&self, path: &Path) -> io::Result<bool> {
-        self.inner.exists(path)
-    }
-    fn space(&self) -> io::Result<Space> {
-        self.inner.space()
-    }
-    fn try_lock(&self, path: &Path) -> io::Result<Box<dyn StorageLock>> {
-        self.inner.try_lock(path)
-    }
-    fn map(&self, path: &Path) -> io::Result<Box<dyn MappedFile>> {
-        self.inner.map(path)
-    }
-}
-
 #[tokio::test]
 async fn what_is_not_recovered_yet_says_so_and_health_too() {
     let disk = SimDisk::new();
     let (open, gate) = watch::channel(true);
-    let storage = Arc::new(Gated { inner: disk.storage(), gate });
+    let storage = Through::new(disk.storage(), Arc::new(Gate(gate)));
     let mut broker = TestBroker::builder().storage(storage).start().await;
     let mut wire = Wire::new(&broker).await;
     wire.topic("a", unkeyed(1)).await;

@@ -7,6 +7,8 @@ pub mod disk;
 mod mmap;
 #[cfg(any(test, feature = "testing"))]
 pub mod sim_disk;
+#[cfg(any(test, feature = "testing"))]
+pub mod through;
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};

@@ -1,18 +1,14 @@
 //! `consume -g`: takes part in a group, prints what it gets, and acks what it has printed.
 
-use std::future::poll_fn;
-use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use sawlog_client::consumer::{Consumer, ConsumerEvent};
 use sawlog_client::{Client, ConsumedRecord, Delivery, GroupConfig, GroupMode, StreamExt as _};
-use tokio_stream::Stream as _;
 
-use super::{Consume, gap};
+use super::{Consume, gap, next_or_idle, write_record};
 use crate::client::failed;
 use crate::failure::{Failure, Outcome};
-use crate::format::{Format, RecordView, write_json};
+use crate::format::{Format, RecordView};
 use crate::output::{self, DataStream};
 
 /// Records that are printed before they are acked at the latest.
@@ -62,19 +58,11 @@ async fn print(consumer: &mut Consumer, count: Option<u64>, format: Option<&Form
     let mut printed = 0;
     let mode = consumer.group().mode();
     while count.is_none_or(|count| printed < count) {
-        let event = match poll_fn(|context| Poll::Ready(Pin::new(&mut *consumer).poll_next(context))).await {
-            Poll::Ready(event) if unacked.len() < UNACKED => event,
-            Poll::Ready(event) => {
-                settle(&mut out, &mut unacked, mode).await?;
-                event
-            }
-            Poll::Pending => {
-                // Nothing more at the moment: who reads our output gets what there is.
-                settle(&mut out, &mut unacked, mode).await?;
-                consumer.next().await
-            }
-        };
-        match event {
+        if unacked.len() >= UNACKED {
+            settle(&mut out, &mut unacked, mode).await?;
+        }
+        let idle = async || settle(&mut out, &mut unacked, mode).await;
+        match next_or_idle(consumer, idle).await? {
             None => break,
             Some(Err(error)) => {
                 out.flush()?;
@@ -130,10 +118,7 @@ fn write(record: &ConsumedRecord, format: Option<&Format>, line: &mut Vec<u8>) {
         value: record.value.as_deref(),
         headers: &record.headers,
     };
-    match format {
-        Some(format) => format.write(&view, line),
-        None => write_json(&view, line),
-    }
+    write_record(&view, format, line);
 }
 
 fn tell(event: &ConsumerEvent) {
