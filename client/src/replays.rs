@@ -8,7 +8,8 @@ use sawlog_proto::v1;
 
 use crate::connection::Client;
 use crate::error::Error;
-use crate::groups::{GroupConfig, GroupPosition, RecordFilter, next_token, wire_enum};
+use crate::groups::{GroupConfig, GroupPosition, RecordFilter, wire_enum};
+use crate::paging;
 use crate::types::{milliseconds, unsigned};
 
 /// Replays of topics.
@@ -259,18 +260,13 @@ impl Replays {
     /// # Errors
     /// `GROUP_NOT_FOUND`.
     pub async fn list(&self, group: Option<&str>, running: bool) -> Result<Vec<Replay>, Error> {
-        let mut all = Vec::new();
-        let mut page_token = String::new();
-        loop {
+        paging::all(async |page_token| {
             let group = group.unwrap_or_default().to_owned();
-            let request = v1::ListReplaysRequest { group, running, page_size: 1000, page_token: page_token.clone() };
+            let request = v1::ListReplaysRequest { group, running, page_size: paging::PAGE, page_token };
             let response = repeated!(self, list_replays, request)?;
-            all.extend(response.replays.into_iter().map(Replay::from_wire));
-            match next_token(&page_token, response.next_page_token)? {
-                Some(next) => page_token = next,
-                None => return Ok(all),
-            }
-        }
+            Ok((response.replays.into_iter().map(Replay::from_wire).collect(), response.next_page_token))
+        })
+        .await
     }
 
     /// Changes the rate; `None`: no limit.

@@ -149,6 +149,7 @@ fn entry_of(said: &DeadLetterHeaders, record: &BatchRecord, copy: Offset, place:
         copy,
         attempts: said.attempts,
         due_ms: 0,
+        delay_ms: 0,
         first_delivery_ms: said.first_failure_ms.unwrap_or(0),
         reason: said.reason,
         class: some(&said.error.class),
