@@ -97,7 +97,8 @@ fn generated(records: &[DeliveredRecord]) -> v1::ConsumeResponse {
         ..Default::default()
     };
     let deliveries = records.iter().map(one).collect();
-    let frame = v1::Records { source_id: 1, assignment_epoch: 7, max_attempts: 6, deliveries, ..v1::Records::default() };
+    let frame =
+        v1::Records { source_id: 1, assignment_epoch: 7, max_attempts: 6, deliveries, ..v1::Records::default() };
     v1::ConsumeResponse { frame: Some(v1::consume_response::Frame::Records(frame)) }
 }
 

@@ -223,7 +223,7 @@ async fn pr_8_the_producer_sends_the_rest_of_a_batch_with_repeats_again_in_order
     let record = |number: u32| Record::new(number.to_string()).event_id(format!("e{number}")).partition(number % 2);
     let before = client.producer("a").build().await.unwrap();
     for number in 0..300 {
-        let _ = before.send(record(number)).await.unwrap();
+        drop(before.send(record(number)).await.unwrap());
     }
     before.close().await.unwrap();
     let producer = client.producer("a").batch_bytes(2_000).build().await.unwrap();

@@ -29,7 +29,7 @@ impl World {
         let mut config: tokio_postgres::Config = server.parse().expect("a connection string");
         let (database, connection) = config.connect(NoTls).await.expect("PostgreSQL is there");
         tokio::spawn(connection);
-        config.options(&format!("-c search_path={schema}"));
+        config.options(format!("-c search_path={schema}"));
         let setup =
             format!("CREATE SCHEMA {schema}; SET search_path = {schema}; SET client_min_messages = warning; {SCHEMA}");
         database.batch_execute(&setup).await.unwrap();

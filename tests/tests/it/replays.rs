@@ -381,11 +381,11 @@ async fn re_10_a_running_replay_keeps_its_topic_and_its_group_from_being_deleted
     started.rate = slow();
     let replay = start(&wire, started.clone()).await;
     let conflict = (Code::FailedPrecondition, "JOB_CONFLICT".to_owned());
-    let delete = |force| v1::DeleteGroupRequest { name: "audit".into(), force, ..Default::default() };
+    let delete = |force| v1::DeleteGroupRequest { name: "audit".into(), force };
     let refused = groups(&wire).delete_group(delete(false)).await.unwrap_err();
     assert_eq!(reason(&refused), conflict);
     assert_eq!(refused.get_details_error_info().unwrap().metadata["job"], replay.replay_id);
-    let topic = |force| v1::DeleteTopicRequest { name: "orders".into(), force, ..Default::default() };
+    let topic = |force| v1::DeleteTopicRequest { name: "orders".into(), force };
     let refused = wire.topics.delete_topic(topic(false)).await.unwrap_err();
     assert_eq!(reason(&refused), conflict);
     let again = v1::StartReplayRequest { topics: Vec::new(), ..request("orders", Target::Existing("audit".into())) };
@@ -456,7 +456,7 @@ async fn rp_2_the_client_marks_replayed_records_and_tells_the_end() {
     let mut wire = Wire::new(&broker).await;
     topic(&mut wire, "orders", 30).await;
     let client = broker.client();
-    let mut new = NewReplay::new("orders", ReplayInto::New("audit".into(), Box::new(GroupConfig::default())));
+    let mut new = NewReplay::new("orders", ReplayInto::New("audit".into(), Box::default()));
     new.from = Some(GroupPosition::Earliest);
     let replay = client.replays().start(new).await.unwrap();
     assert_eq!((replay.state, replay.left), (Some(ReplayState::Running), 30));

@@ -138,7 +138,7 @@ async fn of_6_members_are_told_of_pauses_on_the_wire_with_their_topic_and_note()
     // Who comes later is told right behind `Joined`.
     let (mut later, _) = Member::joined(&wire, join("billing", 2)).await;
     assert_eq!(notice(later.told().await.unwrap()), Some(told.clone()));
-    let resume = v1::ResumeGroupRequest { name: "billing".into(), topic: "orders".into(), ..Default::default() };
+    let resume = v1::ResumeGroupRequest { name: "billing".into(), topic: "orders".into() };
     groups(&wire).resume_group(resume).await.unwrap();
     for member in [&mut member, &mut later] {
         let gone = in_time(member.until(notice)).await;

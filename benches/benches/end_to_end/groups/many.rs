@@ -117,7 +117,7 @@ fn many_members(bench: &mut Bench, members: usize, dying: usize) -> Result<(), B
             Ok::<_, Box<dyn Error>>(clock.seconds())
         };
         let both = async { tokio::try_join!(stable(&client, members - dying, clock), settled) };
-        Ok::<_, Box<dyn Error>>(tokio::time::timeout(PATIENCE, both).await??)
+        tokio::time::timeout(PATIENCE, both).await?
     })?;
     let living = progress.borrow().received.len();
     if living != members - dying {

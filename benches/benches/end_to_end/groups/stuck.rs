@@ -69,7 +69,7 @@ fn once(bench: &mut Bench, failing: u64) -> Result<Run, Box<dyn Error>> {
         fill(&client, &topic, RECORDS, RECORD_BYTES, KEYS).await?;
         make_group(&client, &load).await
     })?;
-    let every = if failing == 0 { u64::MAX } else { KEYS / failing };
+    let every = KEYS.checked_div(failing).unwrap_or(u64::MAX);
     let healthy = RECORDS - failing * (RECORDS / KEYS);
     let consume = consume_acked(&client, "stuck", healthy, |key| failing > 0 && key % every == 0);
     let consume = async { Ok::<_, Box<dyn Error>>(tokio::time::timeout(PATIENCE, consume).await??) };
