@@ -173,7 +173,7 @@ impl Coordinator {
 mod tests {
     use super::*;
     use crate::model::{AckLevel, PartitionId, TopicUuid};
-    use crate::topics::{GroupHolds, Validation};
+    use crate::topics::{EventSettings, GroupHolds, Validation};
 
     const SOURCE: Source = Source { topic: TopicUuid([1; 16]), partition: PartitionId(0) };
 
@@ -190,6 +190,7 @@ mod tests {
             max_record_bytes: 1 << 20,
             flush_interval_ms: 1_000,
             holds: GroupHolds::default(),
+            events: EventSettings::default(),
         }
     }
 

@@ -135,7 +135,7 @@ fn pr_8_after_a_power_loss_at_any_storage_call_a_repeat_is_a_duplicate_and_no_id
         assert!(after.values().all(|places| places.len() == 1), "image {at}: each event stands there once");
         assert_eq!(after.len(), acked.len());
         world.disk.clear_faults();
-        drop(world.stop());
+        world.stop();
     }
 }
 

@@ -381,7 +381,7 @@ async fn re_10_a_running_replay_keeps_its_topic_and_its_group_from_being_deleted
     started.rate = slow();
     let replay = start(&wire, started.clone()).await;
     let conflict = (Code::FailedPrecondition, "JOB_CONFLICT".to_owned());
-    let delete = |force| v1::DeleteGroupRequest { name: "audit".into(), force };
+    let delete = |force| v1::DeleteGroupRequest { name: "audit".into(), force, group_id: String::new() };
     let refused = groups(&wire).delete_group(delete(false)).await.unwrap_err();
     assert_eq!(reason(&refused), conflict);
     assert_eq!(refused.get_details_error_info().unwrap().metadata["job"], replay.replay_id);
@@ -450,7 +450,7 @@ async fn rp_3_no_more_than_100_jobs_run_at_once() {
 #[tokio::test]
 async fn rp_2_the_client_marks_replayed_records_and_tells_the_end() {
     use sawlog_client::replays::{NewReplay, ReplayInto, ReplayState};
-    use sawlog_client::{ConsumerEvent, GroupConfig, GroupPosition, StreamExt as _};
+    use sawlog_client::{ConsumerEvent, GroupPosition, StreamExt as _};
 
     let broker = TestBroker::start().await;
     let mut wire = Wire::new(&broker).await;

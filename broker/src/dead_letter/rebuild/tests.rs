@@ -110,7 +110,7 @@ fn ak_11_a_later_death_a_cut_and_a_topic_that_went_are_seen_and_an_open_intent_i
             intent.cycle = 1;
         }
         let intents = world.group.state.lock().intents.clone();
-        world.letters.moves(&world.handle, moves, after);
+        world.letters.moves(&world.handle, moves, after, false);
         world.settle().await;
         assert_eq!(letters.records().len(), 10);
         // Of a topic that the group does not have any more.
