@@ -199,3 +199,65 @@ fn marked(source: &Arc<Source>, record: ReadRecord, mark: Option<v1::MarkedOffse
         Some(Why::Entry(_)) => pass,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::TopicId;
+
+    fn source() -> Arc<Source> {
+        Arc::new(Source { topic: "t".into(), topic_id: TopicId::from("id"), partition: 0 })
+    }
+
+    fn record() -> ReadRecord {
+        ReadRecord {
+            partition: 0,
+            offset: 7,
+            epoch: 2,
+            append_time_ms: 5,
+            timestamp_ms: 5,
+            key: Some("k".into()),
+            value: Some("as it was".into()),
+            headers: Vec::new(),
+        }
+    }
+
+    fn item(why: v1::marked_offset::Why, edited: Option<v1::Record>) -> Result<Item, Error> {
+        marked(&source(), record(), Some(v1::MarkedOffset { offset: 7, why: Some(why), edited }))
+    }
+
+    fn entry(state: v1::EntryState, version: u32) -> v1::marked_offset::Why {
+        let state = state.into();
+        v1::marked_offset::Why::Entry(v1::EntryMark { dlq_id: "e".to_owned(), state, version, ..Default::default() })
+    }
+
+    #[test]
+    fn dl_15_a_record_with_an_entry_is_passed_or_applied_once_as_it_was_resolved() {
+        for state in [v1::EntryState::Open, v1::EntryState::Discarded, v1::EntryState::Expired] {
+            assert!(matches!(item(entry(state, 0), None).unwrap(), Item::Pass { to: 8, epoch: Some(2) }), "{state:?}");
+        }
+        let edited = v1::Record { value: Some("edited".into()), ..v1::Record::default() };
+        for (version, given, value) in [(0, None, "as it was"), (1, Some(edited), "edited")] {
+            let found = item(entry(v1::EntryState::Resolved, version), given).unwrap();
+            let Item::Apply { record, entry: Some(applied) } = found else { panic!("{found:?}") };
+            assert_eq!((record.value.as_deref(), applied.version), (Some(value.as_bytes()), version));
+            assert_eq!(record.entry().map(|entry| entry.is_edited()), Some(version > 0));
+        }
+        assert!(item(entry(v1::EntryState::Resolved, 1), None).is_err(), "an edited version is never guessed");
+        let blocked = item(v1::marked_offset::Why::BlockedBy("e".to_owned()), None).unwrap();
+        assert!(matches!(blocked, Item::Blocked(_)));
+    }
+
+    #[test]
+    fn entries_come_first_and_nothing_is_lost_by_a_second_reason_to_close() {
+        let inbox = Inbox::default();
+        inbox.put(Part::Gap(3));
+        inbox.put_entry(ConsumedRecord::of_log(&source(), record()));
+        assert!(inbox.take_part().is_none(), "an entry waits");
+        assert!(matches!(inbox.take(), Some(Arrival::Entry(_))));
+        assert!(matches!(inbox.take(), Some(Arrival::Part(Part::Gap(3)))));
+        inbox.close(Closed::Lost);
+        inbox.close(Closed::Revoked);
+        assert_eq!(inbox.closed(), Some(Closed::Lost));
+    }
+}
