@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sawlog_client::consumer::{Consumer, ConsumerEvent};
-use sawlog_client::{Client, ConsumedRecord, Delivery, GroupConfig, GroupMode, StreamExt as _};
+use sawlog_client::{Client, ConsumedRecord, Delivery, GroupConfig, GroupMode};
 
 use super::{Consume, gap, next_or_idle, write_record};
 use crate::client::failed;
