@@ -80,14 +80,16 @@ impl Deadlines {
 }
 
 impl Machine {
-    /// Everything whose time has come.
+    /// Everything whose time has come. However many members are lost together, there is one new assignment (rule GM-4): one
+    /// for each would give units to the next that is lost.
     pub(super) fn expire(&mut self, now: Now, fx: &mut Effects) {
+        let mut lost = false;
         while let Some(timer) = self.deadlines.due(now.monotonic_ms) {
             match timer {
                 Timer::Leases(source) => self.leases_due(source, now, fx),
                 Timer::Retries(source) => self.retries_due(source, now),
                 Timer::Entries => self.expire_entries(now, fx),
-                Timer::Session(handle) => self.session_due(handle, now, fx),
+                Timer::Session(handle) => lost |= self.session_due(handle, now, fx),
                 Timer::Drains => self.drains_due(now, fx),
                 Timer::Breaker => self.arm_breaker(now),
                 // The row of those that wait is served at the end of each event.
@@ -95,6 +97,9 @@ impl Machine {
                 Timer::Pauses => self.pauses_due(now, fx),
                 Timer::Idle => self.idle_due(now, fx),
             }
+        }
+        if lost {
+            self.rebalance(now, fx);
         }
     }
 }

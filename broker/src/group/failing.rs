@@ -55,8 +55,7 @@ impl Machine {
             return Some(After::Group);
         }
         let class = failing.error.as_ref().map_or("", |error| error.class.as_str());
-        let held_by_breaker =
-            self.note_failure(&record, lane, class, failing.error.as_ref(), now, fx) && !is_final(failing.kind);
+        let held_by_breaker = self.note_failure(&record, lane, &failing, now, fx) && !is_final(failing.kind);
         fx.notices.push(Notice::Failed);
         if held_by_breaker {
             return Some(self.wait_for_breaker(source, index, class, now, fx));
@@ -142,21 +141,23 @@ impl Machine {
         }
     }
 
-    /// Tells the breaker of a failure; answers whether it holds the record now.
+    /// Tells the breaker of a failure; answers whether it holds the record now. What was lost with a member has a strike
+    /// (rule PI-2), but tells nothing of what handlers depend on: it would open the breaker by itself, and hold what must
+    /// be delivered again within the session timeout (rules CB-1, GM-12) and in halves (rule PI-3).
     fn note_failure(
         &mut self,
         record: &Held,
         lane: crate::model::LaneKey,
-        class: &str,
-        error: Option<&ErrorInfo>,
+        failing: &Failing,
         now: Now,
         fx: &mut Effects,
     ) -> bool {
         let was_open = self.breaker.is_open(now.monotonic_ms);
         if record.probe {
             self.breaker.probe_failed(now.monotonic_ms);
-        } else if record.attempts == 1 {
-            let fingerprint = error.map_or("", |error| error.fingerprint.as_str());
+        } else if record.attempts == 1 && failing.kind != FailureKind::MemberLost {
+            let (class, fingerprint) =
+                failing.error.as_ref().map_or(("", ""), |error| (error.class.as_str(), error.fingerprint.as_str()));
             let failed = FirstAttempt::Failed { class, fingerprint };
             if self.breaker.note_first_attempt(lane, failed, now.monotonic_ms) {
                 self.tell_breaker(true, now, fx);

@@ -229,25 +229,26 @@ impl Machine {
         }
     }
 
-    /// A member was silent for long, or its reservation ended, or it is too early for both.
-    pub(super) fn session_due(&mut self, handle: Handle, now: Now, fx: &mut Effects) {
-        let Some(member) = self.members.id(handle) else { return };
-        let Some(one) = self.members.get(member) else { return };
+    /// A member was silent for long, or its reservation ended, or it is too early for both. Answers whether its units are
+    /// free: the caller moves them, together with those of others that are lost at the same time.
+    pub(super) fn session_due(&mut self, handle: Handle, now: Now, fx: &mut Effects) -> bool {
+        let Some(member) = self.members.id(handle) else { return false };
+        let Some(one) = self.members.get(member) else { return false };
         let config = &self.state.config;
         let lost_ms = one.last_seen_ms + config.session_timeout_ms;
         let detached_ms = self.state.members.get(&member).and_then(|state| state.detached_ms);
         let is_static = self.state.members.get(&member).is_some_and(|state| state.instance.is_some());
         if !one.lapsed && now.monotonic_ms < lost_ms {
             self.deadlines.arm(Timer::Session(handle), lost_ms);
-            return;
+            return false;
         }
         if one.attached {
             self.send(member, Frame::Ended(Refusal::SessionOver), After::Now, fx);
         }
         if !is_static {
             fx.notices.push(Notice::MemberLost(member));
-            self.lose(member, Loss::Lost, now, fx);
-            return;
+            self.take_out(member, Loss::Lost, now, fx);
+            return true;
         }
         if !one.lapsed {
             fx.notices.push(Notice::MemberLost(member));
@@ -257,11 +258,13 @@ impl Machine {
         // The reservation counts from the end of the stream, by the wall clock, but is never longer than from now on.
         let passed = detached_ms
             .map_or(config.session_timeout_ms, |at_ms| u64::try_from(now.wall_ms.saturating_sub(at_ms)).unwrap_or(0));
-        if passed >= config.static_timeout_ms {
-            self.lose(member, Loss::Lost, now, fx);
+        let over = passed >= config.static_timeout_ms;
+        if over {
+            self.take_out(member, Loss::Lost, now, fx);
         } else {
             self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + config.static_timeout_ms - passed);
         }
+        over
     }
 
     /// The leases of a static member end; its units wait for it (rule GM-9).
@@ -280,6 +283,12 @@ impl Machine {
 
     /// A member is no more: what it had is free, its units move.
     pub(super) fn lose(&mut self, member: MemberId, loss: Loss, now: Now, fx: &mut Effects) {
+        self.take_out(member, loss, now, fx);
+        self.rebalance(now, fx);
+    }
+
+    /// A member is no more: what it had is free. Its units are without an owner until the caller moves them.
+    fn take_out(&mut self, member: MemberId, loss: Loss, now: Now, fx: &mut Effects) {
         if loss == Loss::Lost {
             self.ranges_lost(member, fx);
         }
@@ -291,7 +300,6 @@ impl Machine {
         self.members.remove(member);
         self.commit(GroupRecord::Left { member }, fx);
         self.after_awaited(now, fx);
-        self.rebalance(now, fx);
     }
 
     /// Once nobody is awaited any more, units may move (rule GM-11).

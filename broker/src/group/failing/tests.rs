@@ -5,6 +5,7 @@ use crate::group::entry::DeadReason;
 use crate::group::event::{Event, NackKind, Verb};
 use crate::group::record::GroupRecord;
 use crate::group::test_support::{Rig, at, member, source};
+use crate::group::view::BreakerMode;
 use crate::group::{GroupConfig, Mode};
 use crate::model::Source;
 
@@ -267,4 +268,46 @@ fn rt_5_a_delivery_that_was_given_back_is_no_strike_for_who_resumes_it_after_a_r
     rig.join_as(1, 10, None, Some(in_work));
     rig.nack(1, log(), &[0], NackKind::Retry);
     assert_eq!(rig.machine.state().partitions[&log()].tried[&at(0)].attempts, 2);
+}
+
+#[test]
+fn gm_12_and_cb_1_many_members_lost_at_once_are_one_change_and_hold_nothing_up() {
+    const MEMBERS: u8 = 80;
+    const DYING: u8 = 20;
+    let logs = [source(1, 0), source(1, 1)];
+    for hints in [true, false] {
+        let mut rig = Rig::new(Mode::Keyed, 2);
+        (1..=MEMBERS).for_each(|number| rig.join(number, 1_000));
+        let keys: Vec<u64> = (0..400).map(|number| number % 200).collect();
+        logs.iter().for_each(|log| rig.append(*log, &keys));
+        for number in 1..=DYING {
+            let held = held_by(&rig, number);
+            held.iter().filter(|_| hints).for_each(|(log, offset)| rig.started(number, *log, &[*offset]));
+            let epoch = rig.epochs[&member(number)];
+            rig.event(Event::StreamEnded { member: member(number), epoch });
+        }
+        let before = rig.journal.len();
+        let living: Vec<u8> = (DYING + 1..=MEMBERS).collect();
+        rig.pass_alive(10_000, &living);
+        let assigned = rig.journal[before..].iter().filter(|record| matches!(record, GroupRecord::Assigned { .. }));
+        assert_eq!(assigned.count(), 1, "one new assignment for all (rule GM-4)");
+        let slots: u32 = living.iter().map(|number| rig.slots(*number)).sum();
+        assert_eq!(slots, 2 * 4_096, "every slot belongs to one that lives");
+        assert_eq!(rig.machine.breaker_view().mode, BreakerMode::Closed, "hints {hints}");
+        let mut rounds = 0;
+        while logs.iter().any(|log| rig.floor(*log) < 400) {
+            rounds += 1;
+            assert!(rounds < 20, "all is settled without waiting for anything, hints {hints}");
+            for number in &living {
+                let held = held_by(&rig, *number);
+                held.iter().for_each(|(log, offset)| drop(rig.ack(*number, *log, &[*offset])));
+            }
+        }
+    }
+}
+
+/// What a member was delivered and has not settled.
+fn held_by(rig: &Rig, number: u8) -> Vec<(Source, u64)> {
+    let held = rig.held.get(&member(number)).into_iter().flatten();
+    held.map(|((log, offset), _)| (*log, offset.get())).collect()
 }
