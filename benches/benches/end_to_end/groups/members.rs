@@ -9,8 +9,10 @@ use sawlog_benches::load::groups::{GroupLoad, fill, join, key_of, make_group};
 use sawlog_benches::report::{Row, Target};
 use sawlog_benches::stats::Samples;
 use sawlog_benches::timing::Stopwatch;
+use sawlog_client::consumer::Consumer;
 use sawlog_client::groups::GroupMode;
 use sawlog_client::{AckLevel, Client};
+use tokio::sync::oneshot;
 
 use crate::context::Bench;
 
@@ -45,7 +47,7 @@ fn after_death(bench: &mut Bench) -> Result<(f64, f64), Box<dyn Error>> {
     let topic = bench.topic_name("death");
     let mut load = GroupLoad::new("death", topic.as_str(), GroupMode::Keyed);
     load.session_timeout_ms = SESSION_TIMEOUT_MS;
-    let mut heir = bench.runtime.block_on(async {
+    let heir = bench.runtime.block_on(async {
         create_topic(&client, &topic, 1, true, AckLevel::Written).await?;
         make_group(&client, &load).await?;
         join(&client, "death").await
@@ -56,68 +58,73 @@ fn after_death(bench: &mut Bench) -> Result<(f64, f64), Box<dyn Error>> {
         let _guard = dying.enter();
         Client::builder(&url).connect_lazy()?
     };
-    let mut member = dying.block_on(join(&own, "death"))?;
+    let member = dying.block_on(join(&own, "death"))?;
     bench.runtime.block_on(fill(&client, &topic, RECORDS, 100, RECORDS))?;
-    // It works for a while, as the other does: one crash is no reason for the breaker.
-    let (died, death) = tokio::sync::oneshot::channel();
+    let (died, death) = oneshot::channel();
     let working = std::thread::spawn(move || {
-        let held = dying.block_on(async {
-            let mut acked = 0;
-            let (mut held, mut kept) = (HashSet::new(), Vec::new());
-            while held.len() < IN_WORK {
-                let Some(delivery) = member.next_delivery().await else { break };
-                let delivery = delivery?;
-                if acked < RECORDS / 4 {
-                    acked += 1;
-                    delivery.ack_later();
-                } else {
-                    held.insert(key_of(&delivery));
-                    kept.push(delivery);
-                }
-            }
-            // Neither verdicts nor a leave: they go with the process.
-            std::mem::forget((member, kept));
-            Ok::<_, sawlog_client::Error>(held)
-        });
+        let held = dying.block_on(work_and_hold(member, RECORDS / 4));
         dying.shutdown_background();
         let _ = died.send((held, Stopwatch::start()));
     });
-    let times = bench.runtime.block_on(async {
-        let mut death = std::pin::pin!(death);
-        let (mut missing, mut clock, mut half) = (None::<HashSet<u64>>, Stopwatch::start(), None);
-        let mut had = HashSet::new();
-        loop {
-            let next = tokio::select! {
-                biased;
-                dead = &mut death, if missing.is_none() => {
-                    let (held, at) = dead?;
-                    let held = held?;
-                    (missing, clock) = (Some(held.difference(&had).copied().collect()), at);
-                    continue;
-                }
-                next = tokio::time::timeout(PATIENCE, heir.next_delivery()) => next?,
-            };
-            let Some(delivery) = next else { return Err("the heir's session ended".into()) };
-            let delivery = delivery?;
-            had.insert(key_of(&delivery));
-            if let Some(missing) = &mut missing
-                && missing.remove(&key_of(&delivery))
-            {
-                if missing.len() <= IN_WORK / 2 {
-                    half.get_or_insert_with(|| clock.seconds() * 1e3);
-                }
-                if missing.is_empty() {
-                    break;
-                }
-            }
-            delivery.ack_later();
-        }
-        let last = clock.seconds() * 1e3;
-        heir.shutdown(PATIENCE).await?;
-        Ok::<_, Box<dyn Error>>((half.unwrap_or(last), last))
-    })?;
+    let times = bench.runtime.block_on(inherit(heir, death))?;
     working.join().map_err(|_| "the dying member panicked")?;
     Ok(times)
+}
+
+/// Works for a while, as the other does: one crash is no reason for the breaker. Then takes keys and is forgotten, with
+/// neither verdicts nor a leave; the keys that it had in work.
+async fn work_and_hold(mut member: Consumer, acks: u64) -> Result<HashSet<u64>, sawlog_client::Error> {
+    let mut acked = 0;
+    let (mut held, mut kept) = (HashSet::new(), Vec::new());
+    while held.len() < IN_WORK {
+        let Some(delivery) = member.next_delivery().await else { break };
+        let delivery = delivery?;
+        acked += 1;
+        if acked < acks {
+            delivery.ack_later();
+        } else if acked == acks {
+            // With its answer all before it have reached the broker.
+            delivery.ack().await?;
+        } else {
+            held.insert(key_of(&delivery));
+            kept.push(delivery);
+        }
+    }
+    std::mem::forget((member, kept));
+    Ok(held)
+}
+
+type Death = oneshot::Receiver<(Result<HashSet<u64>, sawlog_client::Error>, Stopwatch)>;
+
+/// Works until every key that the dead member had in work has come; milliseconds from the death to half of them, and all.
+async fn inherit(mut heir: Consumer, death: Death) -> Result<(f64, f64), Box<dyn Error>> {
+    let mut death = std::pin::pin!(death);
+    let (mut missing, mut clock, mut half) = (None::<HashSet<u64>>, Stopwatch::start(), None);
+    loop {
+        let next = tokio::select! {
+            biased;
+            dead = &mut death, if missing.is_none() => {
+                let (held, at) = dead?;
+                (missing, clock) = (Some(held?), at);
+                continue;
+            }
+            next = tokio::time::timeout(PATIENCE, heir.next_delivery()) => next?,
+        };
+        let Some(delivery) = next else { return Err("the heir's session ended".into()) };
+        let delivery = delivery?;
+        let key = key_of(&delivery);
+        delivery.ack_later();
+        let Some(missing) = &mut missing else { continue };
+        if missing.remove(&key) && missing.len() <= IN_WORK / 2 {
+            half.get_or_insert_with(|| clock.seconds() * 1e3);
+        }
+        if missing.is_empty() {
+            break;
+        }
+    }
+    let last = clock.seconds() * 1e3;
+    heir.shutdown(PATIENCE).await?;
+    Ok((half.unwrap_or(last), last))
 }
 
 /// A second member joins while the first works; returns how many records came twice.
