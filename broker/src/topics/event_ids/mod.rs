@@ -223,7 +223,8 @@ impl EventIndex {
                     epoch: event.epoch,
                     append_time_ms: event.append_time_ms,
                 };
-                if inner.index.get(&event.id).is_none() {
+                // The first that counts: one that is past makes room for a later one.
+                if inner.look_up(&event.id, now).is_none() {
                     inner.index.push(Entry::new(event.id, event.content, place, since));
                 }
             }
