@@ -70,6 +70,8 @@ pub(super) struct Slot {
     pub(super) failures: u32,
     /// Mode offset: it goes, or went, to the dead letters.
     pub(super) letter: Option<Letter>,
+    /// The same record, that came again while its verdict was on its way.
+    pub(super) again: Option<Ticket>,
 }
 
 /// A dead letter in mode offset.

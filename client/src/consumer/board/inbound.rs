@@ -1,6 +1,5 @@
 //! Frames of the broker: records in, records taken back, units, answers.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use super::super::positions::Progress;
 use super::super::record::{ConsumedRecord, Source};
 use super::super::slots::{Phase, Slot, Ticket};
 use super::super::{ConsumerEvent, Unit};
+use super::again::Held;
 use super::{Board, Queued, Revoking, SourceState};
 use crate::error::Error;
 use crate::groups::GroupMode;
@@ -130,31 +130,27 @@ impl Board {
         let source = self.number(records.source_id)?;
         let shared = Arc::clone(&self.sources[source as usize].source);
         let epoch = records.assignment_epoch;
-        let known = self.known(source, &records.deliveries);
+        let held = self.held(source, epoch, &records.deliveries);
         let replay = replay_of(records.replay_id);
         for delivery in records.deliveries {
             let record = ConsumedRecord::from_wire(&shared, records.max_attempts, delivery, replay.as_ref());
-            if known.contains(&(record.offset, record.entry().map(|entry| Arc::clone(&entry.dlq_id)))) {
-                // It is held already: the same lease told twice.
-                continue;
+            let place = (record.offset, record.entry().map(|entry| Arc::clone(&entry.dlq_id)));
+            match held.get(&place) {
+                Some(Held::Queued) => {}
+                Some(Held::Decided(before)) => {
+                    let ticket = self.arrive(source, epoch, record, now);
+                    self.wait_for_answer(*before, ticket);
+                }
+                None => {
+                    self.arrive(source, epoch, record, now);
+                }
             }
-            self.arrive(source, epoch, record, now);
         }
         Ok(())
     }
 
-    /// Which of these are held and not handed out: after a resume the broker may send what it cannot know to have come.
-    fn known(&self, source: u32, deliveries: &[v1::Delivery]) -> HashSet<(u64, Option<Arc<str>>)> {
-        let first_tries = deliveries.iter().all(|delivery| delivery.attempt <= 1 && delivery.entry.is_none());
-        if self.slots.len() == 0 || (first_tries && !self.resumed) {
-            return HashSet::new();
-        }
-        let held = self.slots.iter().filter(|(_, slot)| slot.source == source && slot.is_queued());
-        held.map(|(_, slot)| (slot.offset, slot.entry.as_ref().map(|(id, _)| Arc::clone(id)))).collect()
-    }
-
     /// A leased record arrives.
-    pub(super) fn arrive(&mut self, source: u32, epoch: u64, record: ConsumedRecord, now: Instant) {
+    pub(super) fn arrive(&mut self, source: u32, epoch: u64, record: ConsumedRecord, now: Instant) -> Ticket {
         let key_slot = match &record.key {
             Some(key) => slot_of(key),
             None => slot_of_offset(record.offset),
@@ -180,12 +176,14 @@ impl Board {
             waiter: None,
             failures: 0,
             letter: None,
+            again: None,
         });
         if lane.is_none_or(|lane| self.lanes.arrive(&lane, ticket)) {
             self.ready.push_back(Queued::Record(ticket));
         } else if let Some(slot) = self.slots.get_mut(ticket) {
             slot.phase = Phase::Waiting;
         }
+        ticket
     }
 
     fn batches(&mut self, batches: v1::RecordBatches) -> Result<(), Error> {

@@ -11,6 +11,7 @@
 //! - A slot stays until the broker has answered its verdict, so that a resumed session can send it again (rule GM-8).
 //! - Of a key one record at a time is handed out, where the broker does not see to it itself (`lanes.rs`).
 
+mod again;
 mod inbound;
 mod offsets;
 mod outbound;
@@ -370,6 +371,9 @@ impl Board {
         let Some(slot) = self.slots.remove(ticket) else { return };
         if self.rules.mode == GroupMode::Offset && !slot.leased {
             self.outbox.grant(1, slot.bytes);
+        }
+        if let Some(again) = slot.again {
+            self.begin_again(again);
         }
         tell(slot.waiter, Ok(slot.lost.unwrap_or(AckOutcome::NotLeased)));
     }

@@ -72,6 +72,7 @@ impl Board {
             waiter: None,
             failures: 0,
             letter,
+            again: None,
         });
         if lane.is_some_and(|lane| !self.lanes.arrive(&lane, ticket)) {
             if let Some(slot) = self.slots.get_mut(ticket) {

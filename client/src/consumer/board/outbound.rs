@@ -397,7 +397,9 @@ impl Board {
                     if let (Some(error), Some(slot)) = (&failure, self.slots.get_mut(ticket)) {
                         tell(slot.waiter.take(), Err(error.clone()));
                     }
-                    self.answered(ticket, outcome.unwrap_or(AckOutcome::Done));
+                    let outcome = outcome.unwrap_or(AckOutcome::Done);
+                    self.drop_settled(ticket, &sent.verb, outcome);
+                    self.answered(ticket, outcome);
                 }
             }
         }

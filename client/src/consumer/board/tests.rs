@@ -27,6 +27,7 @@ pub(in super::super) fn slot_at(at: Instant) -> Slot {
         waiter: None,
         failures: 0,
         letter: None,
+        again: None,
     }
 }
 
@@ -339,6 +340,47 @@ fn gm_8_a_resuming_member_tells_all_it_holds_and_says_its_verdicts_again() {
     bench.done(taken[1].0);
     bench.done(taken[2].0);
     assert!(matches!(bench.said().as_slice(), [Said::Ack(ack)] if runs(&ack.work) == [(2, 1)]), "3 was lost");
+}
+
+/// A board whose member has said of a record what `say` says, was cut off, and came back; the record came again before the
+/// verdict was answered. With it the number of the verdict.
+fn came_again(say: impl Fn(&mut Bench, Ticket)) -> (Bench, u64) {
+    let mut bench = Bench::new(GroupMode::Keyed, false, 1);
+    bench.records(&[(5, "a")]);
+    let (ticket, _) = bench.take().unwrap();
+    say(&mut bench, ticket);
+    assert_eq!(bench.said().len(), 1);
+    bench.board.cut();
+    bench.join(true, 1, vec![result(v1::WorkOutcome::NotLeased, &[(5, 1)])]);
+    bench.board.resend(&mut bench.frames);
+    let sequence = match &bench.said()[..] {
+        [Said::Ack(ack)] => ack.sequence,
+        [Said::Nack(nack)] => nack.sequence,
+        other => panic!("{other:?}"),
+    };
+    bench.records(&[(5, "a"), (6, "b")]);
+    assert_eq!(bench.offsets(), [6], "what came again waits for the answer");
+    (bench, sequence)
+}
+
+#[test]
+fn ak_10_what_came_again_before_its_verdict_was_answered_is_not_handed_out_once_it_is_settled() {
+    for results in [Vec::new(), vec![result(v1::WorkOutcome::AlreadySettled, &[(5, 1)])]] {
+        let (mut bench, sequence) = came_again(Bench::done);
+        bench.answer(sequence, results);
+        assert_eq!(bench.offsets(), [0; 0]);
+        assert_eq!(bench.board.slots.len(), 1, "only the other one is held");
+    }
+}
+
+#[test]
+fn rt_1_what_came_again_begins_if_its_verdict_has_not_settled_it() {
+    let (mut bench, sequence) = came_again(Bench::done);
+    bench.answer(sequence, vec![result(v1::WorkOutcome::NotLeased, &[(5, 1)])]);
+    assert_eq!(bench.offsets(), [5]);
+    let (mut bench, sequence) = came_again(|bench, ticket| bench.fail(ticket, HandlerError::release()));
+    bench.answer(sequence, Vec::new());
+    assert_eq!(bench.offsets(), [5]);
 }
 
 #[test]
