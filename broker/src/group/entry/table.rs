@@ -259,21 +259,7 @@ impl EntryTable {
                     });
                 })?;
             }
-            EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act } => {
-                let mut entry = self.get(key).ok_or_else(|| format!("no entry {key:?}"))?;
-                (entry.state, entry.kind, entry.cycle, entry.job) = (*state, *kind, *cycle, *job);
-                (entry.attempts, entry.reason) = (*attempts, *reason);
-                (entry.due_ms, entry.delay_ms) = (0, 0);
-                entry.class.clone_from(class);
-                entry.fingerprint.clone_from(fingerprint);
-                entry.act = act.clone();
-                let mut packed = Packed::pack(&entry, &mut self.names);
-                self.update(key, |old| {
-                    old.remember();
-                    packed.inherit(old);
-                    *old = packed;
-                })?;
-            }
+            EntryRecord::Changed { .. } => self.replay_changed(record)?,
             EntryRecord::Redriving { keys, job, act } => self.replay_redriving(keys, *job, act)?,
             EntryRecord::Edited { key, copy, act } => self.update(key, |packed| {
                 packed.remember();
@@ -306,6 +292,26 @@ impl EntryTable {
             EntryRecord::Dropped { sources } => self.partitions.retain(|source, _| !sources.contains(source)),
         }
         Ok(())
+    }
+
+    fn replay_changed(&mut self, record: &EntryRecord) -> Result<(), String> {
+        let EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act } = record
+        else {
+            return Ok(());
+        };
+        let mut entry = self.get(key).ok_or_else(|| format!("no entry {key:?}"))?;
+        (entry.state, entry.kind, entry.cycle, entry.job) = (*state, *kind, *cycle, *job);
+        (entry.attempts, entry.reason) = (*attempts, *reason);
+        (entry.due_ms, entry.delay_ms) = (0, 0);
+        entry.class.clone_from(class);
+        entry.fingerprint.clone_from(fingerprint);
+        entry.act = act.clone();
+        let mut packed = Packed::pack(&entry, &mut self.names);
+        self.update(key, |old| {
+            old.remember();
+            packed.inherit(old);
+            *old = packed;
+        })
     }
 
     fn replay_redriving(&mut self, keys: &[EntryKey], job: Option<u64>, act: &Act) -> Result<(), String> {

@@ -104,8 +104,7 @@ impl Stream {
                 append_time_ms: append_ms,
             }),
             Frame::FellBehind { source, offset } => {
-                let source_id = self.sources.id(source);
-                Told::FellBehind(v1::SourceFellBehind { source_id, offset: offset.to_wire() })
+                Told::FellBehind(v1::SourceFellBehind { source_id: self.sources.id(source), offset: offset.to_wire() })
             }
             Frame::Gap { source, range, reason, records, stops } => Told::Gap(v1::SourceGap {
                 source_id: self.sources.id(source),
@@ -125,8 +124,7 @@ impl Stream {
                 cancelled: end == ReplayEnd::Cancelled,
             }),
             Frame::Goodbye { reconnect_after_ms } => {
-                let reconnect_after_ms = u32::try_from(reconnect_after_ms).unwrap_or(u32::MAX);
-                Told::Goodbye(v1::Goodbye { reconnect_after_ms })
+                Told::Goodbye(v1::Goodbye { reconnect_after_ms: u32::try_from(reconnect_after_ms).unwrap_or(u32::MAX) })
             }
             Frame::Ended(refusal) => {
                 self.ended = Some(match refusal {
