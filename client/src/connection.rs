@@ -28,6 +28,21 @@ use crate::reader::ReaderBuilder;
 use crate::replays::Replays;
 use crate::retry::Retry;
 
+/// A unary call that may be made twice, repeated while that may help: `repeated!(self.group_calls, get_group, request)`.
+macro_rules! repeated {
+    ($self:ident.$calls:ident, $call:ident, $request:expr) => {{
+        let request = $request;
+        $self
+            .client
+            .repeat(|| {
+                let (mut calls, request) = ($self.client.$calls(), request.clone());
+                async move { calls.$call(request).await }
+            })
+            .await
+    }};
+}
+pub(crate) use repeated;
+
 /// Bytes of a gRPC message, in or out, as the broker has it.
 const MESSAGE_BYTES: usize = 8 << 20;
 /// HTTP/2 frame size that we announce: a quarter of the CPU per byte of the protocol's default.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawlog_proto::v1;
 
-use crate::connection::Client;
+use crate::connection::{Client, repeated};
 use crate::error::Error;
 use crate::groups::{GroupConfig, GroupPosition, RecordFilter, wire_enum};
 use crate::paging;
@@ -218,20 +218,6 @@ impl Replay {
     }
 }
 
-/// A call that may be made twice.
-macro_rules! repeated {
-    ($self:ident, $call:ident, $request:expr) => {{
-        let request = $request;
-        $self
-            .client
-            .repeat(|| {
-                let (mut calls, request) = ($self.client.replay_calls(), request.clone());
-                async move { calls.$call(request).await }
-            })
-            .await
-    }};
-}
-
 impl Replays {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -252,7 +238,9 @@ impl Replays {
     /// # Errors
     /// `JOB_NOT_FOUND`.
     pub async fn get(&self, replay_id: &str) -> Result<Replay, Error> {
-        found(repeated!(self, get_replay, v1::GetReplayRequest { replay_id: replay_id.to_owned() })?.replay)
+        found(
+            repeated!(self.replay_calls, get_replay, v1::GetReplayRequest { replay_id: replay_id.to_owned() })?.replay,
+        )
     }
 
     /// Replays into a group, or all, the newest first; with `running` those that have not ended.
@@ -263,7 +251,7 @@ impl Replays {
         paging::all(async |page_token| {
             let group = group.unwrap_or_default().to_owned();
             let request = v1::ListReplaysRequest { group, running, page_size: paging::PAGE, page_token };
-            let response = repeated!(self, list_replays, request)?;
+            let response = repeated!(self.replay_calls, list_replays, request)?;
             Ok((response.replays.into_iter().map(Replay::from_wire).collect(), response.next_page_token))
         })
         .await
@@ -276,7 +264,7 @@ impl Replays {
     pub async fn update(&self, replay_id: &str, rate: Option<ReplayRate>) -> Result<Replay, Error> {
         let rate = rate.map(ReplayRate::to_wire);
         let request = v1::UpdateReplayRequest { replay_id: replay_id.to_owned(), rate };
-        found(repeated!(self, update_replay, request)?.replay)
+        found(repeated!(self.replay_calls, update_replay, request)?.replay)
     }
 
     /// Stops a replay for a while; its group delivers nothing meanwhile.
@@ -284,7 +272,10 @@ impl Replays {
     /// # Errors
     /// As [`Replays::update`].
     pub async fn pause(&self, replay_id: &str) -> Result<Replay, Error> {
-        found(repeated!(self, pause_replay, v1::PauseReplayRequest { replay_id: replay_id.to_owned() })?.replay)
+        found(
+            repeated!(self.replay_calls, pause_replay, v1::PauseReplayRequest { replay_id: replay_id.to_owned() })?
+                .replay,
+        )
     }
 
     /// Goes on with a paused replay.
@@ -292,7 +283,10 @@ impl Replays {
     /// # Errors
     /// As [`Replays::update`].
     pub async fn resume(&self, replay_id: &str) -> Result<Replay, Error> {
-        found(repeated!(self, resume_replay, v1::ResumeReplayRequest { replay_id: replay_id.to_owned() })?.replay)
+        found(
+            repeated!(self.replay_calls, resume_replay, v1::ResumeReplayRequest { replay_id: replay_id.to_owned() })?
+                .replay,
+        )
     }
 
     /// Ends a replay.
@@ -300,7 +294,10 @@ impl Replays {
     /// # Errors
     /// As [`Replays::update`].
     pub async fn cancel(&self, replay_id: &str) -> Result<Replay, Error> {
-        found(repeated!(self, cancel_replay, v1::CancelReplayRequest { replay_id: replay_id.to_owned() })?.replay)
+        found(
+            repeated!(self.replay_calls, cancel_replay, v1::CancelReplayRequest { replay_id: replay_id.to_owned() })?
+                .replay,
+        )
     }
 
     /// Looks at a replay every so often, gives each look to `each`, and returns it once it has ended or is paused.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use sawlog_proto::v1;
 
-use crate::connection::Client;
+use crate::connection::{Client, repeated};
 use crate::error::Error;
 use crate::paging;
 use crate::types::{Header, signed, unsigned};
@@ -119,20 +119,6 @@ pub struct Redrive {
     pub to_topic: Option<String>,
 }
 
-/// A call that may be made twice.
-macro_rules! repeated {
-    ($self:ident, $call:ident, $request:expr) => {{
-        let request = $request;
-        $self
-            .client
-            .repeat(|| {
-                let (mut calls, request) = ($self.client.dead_letter_calls(), request.clone());
-                async move { calls.$call(request).await }
-            })
-            .await
-    }};
-}
-
 impl DeadLetters {
     pub(crate) fn new(client: Client) -> Self {
         Self { client, actor: String::new() }
@@ -175,7 +161,7 @@ impl DeadLetters {
             page_token: page_token.to_owned(),
             with_records,
         };
-        let response = repeated!(self, list_entries, request)?;
+        let response = repeated!(self.dead_letter_calls, list_entries, request)?;
         Ok((response.entries.into_iter().map(Entry::from_wire).collect(), response.next_page_token))
     }
 
@@ -184,7 +170,7 @@ impl DeadLetters {
     /// # Errors
     /// `ENTRY_NOT_FOUND`.
     pub async fn get(&self, dlq_id: &str) -> Result<EntryDetails, Error> {
-        let response = repeated!(self, get_entry, v1::GetEntryRequest { dlq_id: dlq_id.to_owned() })?;
+        let response = repeated!(self.dead_letter_calls, get_entry, v1::GetEntryRequest { dlq_id: dlq_id.to_owned() })?;
         Ok(EntryDetails {
             entry: entry(response.entry)?,
             versions: response.versions.into_iter().map(EntryVersion::from_wire).collect(),
@@ -328,7 +314,7 @@ impl DeadLetters {
     /// # Errors
     /// `JOB_NOT_FOUND`.
     pub async fn job(&self, job_id: &str) -> Result<Job, Error> {
-        job(repeated!(self, get_job, v1::GetJobRequest { job_id: job_id.to_owned() })?.job)
+        job(repeated!(self.dead_letter_calls, get_job, v1::GetJobRequest { job_id: job_id.to_owned() })?.job)
     }
 
     /// Jobs of a group, or of all, the newest first; with `running` those that have not ended.
@@ -339,7 +325,7 @@ impl DeadLetters {
         paging::all(|page_token| async move {
             let group = group.unwrap_or_default().to_owned();
             let request = v1::ListJobsRequest { group, running, page_size: paging::PAGE, page_token };
-            let response = repeated!(self, list_jobs, request)?;
+            let response = repeated!(self.dead_letter_calls, list_jobs, request)?;
             Ok((response.jobs.into_iter().map(Job::from_wire).collect(), response.next_page_token))
         })
         .await
@@ -350,7 +336,7 @@ impl DeadLetters {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_CLOSED`.
     pub async fn pause_job(&self, job_id: &str) -> Result<Job, Error> {
-        job(repeated!(self, pause_job, v1::PauseJobRequest { job_id: job_id.to_owned() })?.job)
+        job(repeated!(self.dead_letter_calls, pause_job, v1::PauseJobRequest { job_id: job_id.to_owned() })?.job)
     }
 
     /// Goes on with a paused job.
@@ -358,7 +344,7 @@ impl DeadLetters {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_CLOSED`.
     pub async fn resume_job(&self, job_id: &str) -> Result<Job, Error> {
-        job(repeated!(self, resume_job, v1::ResumeJobRequest { job_id: job_id.to_owned() })?.job)
+        job(repeated!(self.dead_letter_calls, resume_job, v1::ResumeJobRequest { job_id: job_id.to_owned() })?.job)
     }
 
     /// Ends a job; what it has not resolved is open again.
@@ -366,7 +352,7 @@ impl DeadLetters {
     /// # Errors
     /// `JOB_NOT_FOUND`, `JOB_CLOSED`.
     pub async fn cancel_job(&self, job_id: &str) -> Result<Job, Error> {
-        job(repeated!(self, cancel_job, v1::CancelJobRequest { job_id: job_id.to_owned() })?.job)
+        job(repeated!(self.dead_letter_calls, cancel_job, v1::CancelJobRequest { job_id: job_id.to_owned() })?.job)
     }
 
     /// Looks at a job every so often, gives each look to `each`, and returns the job once it has ended or is paused.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sawlog_proto::v1;
 
-use crate::connection::Client;
+use crate::connection::{Client, repeated};
 use crate::error::Error;
 use crate::paging;
 use crate::types::{RecordPosition, signed, unsigned};
@@ -128,20 +128,6 @@ pub struct Recovered {
     pub dropped_bytes: u64,
 }
 
-/// A call that may be made twice.
-macro_rules! repeated {
-    ($self:ident, $call:ident, $request:expr) => {{
-        let request = $request;
-        $self
-            .client
-            .repeat(|| {
-                let (mut calls, request) = ($self.client.group_calls(), request.clone());
-                async move { calls.$call(request).await }
-            })
-            .await
-    }};
-}
-
 impl Groups {
     pub(crate) fn new(client: Client) -> Self {
         Self { client }
@@ -161,7 +147,7 @@ impl Groups {
             description: group.description,
             labels: group.labels.into_iter().collect(),
         };
-        let response = repeated!(self, create_group, request)?;
+        let response = repeated!(self.group_calls, create_group, request)?;
         Ok((given(response.group)?, response.created))
     }
 
@@ -171,7 +157,7 @@ impl Groups {
     /// `GROUP_NOT_FOUND`.
     pub async fn get(&self, name: &str) -> Result<Group, Error> {
         let request = v1::GetGroupRequest { name: name.to_owned() };
-        given(repeated!(self, get_group, request)?.group)
+        given(repeated!(self.group_calls, get_group, request)?.group)
     }
 
     /// All groups that the query names, in order of their names. Asks for as many pages as it takes.
@@ -198,7 +184,7 @@ impl Groups {
             name_prefix: query.name_prefix.clone(),
             topic: query.topic.clone().unwrap_or_default(),
         };
-        let response = repeated!(self, list_groups, request)?;
+        let response = repeated!(self.group_calls, list_groups, request)?;
         Ok((response.groups.into_iter().map(Group::from_wire).collect(), response.next_page_token))
     }
 
@@ -225,7 +211,7 @@ impl Groups {
             update_mask: Some(prost_types::FieldMask { paths }),
             force: change.force,
         };
-        given(repeated!(self, update_group, request)?.group)
+        given(repeated!(self.group_calls, update_group, request)?.group)
     }
 
     /// Deletes a group with its positions, dead letters and jobs. `group_id`, if given, must be its id.
@@ -235,7 +221,7 @@ impl Groups {
     pub async fn delete(&self, name: &str, force: bool, group_id: Option<&str>) -> Result<DeletedGroup, Error> {
         let group_id = group_id.unwrap_or_default().to_owned();
         let request = v1::DeleteGroupRequest { name: name.to_owned(), force, group_id };
-        let response = repeated!(self, delete_group, request)?;
+        let response = repeated!(self.group_calls, delete_group, request)?;
         let v1::DeleteGroupResponse { group_id, entries_lost, jobs_ended } = response;
         Ok(DeletedGroup { group_id, entries_lost, jobs_ended })
     }
@@ -247,7 +233,7 @@ impl Groups {
     pub async fn members(&self, name: &str) -> Result<Vec<Member>, Error> {
         paging::all(|page_token| async move {
             let request = v1::ListMembersRequest { name: name.to_owned(), page_size: paging::PAGE, page_token };
-            let response = repeated!(self, list_members, request)?;
+            let response = repeated!(self.group_calls, list_members, request)?;
             Ok((response.members.into_iter().map(Member::from_wire).collect(), response.next_page_token))
         })
         .await
@@ -259,7 +245,7 @@ impl Groups {
     /// `GROUP_NOT_FOUND`, `TOPIC_NOT_FOUND`.
     pub async fn lag(&self, name: &str, topics: &[String]) -> Result<Lag, Error> {
         let request = v1::GetLagRequest { name: name.to_owned(), topics: topics.to_vec() };
-        Ok(Lag::from_wire(repeated!(self, get_lag, request)?))
+        Ok(Lag::from_wire(repeated!(self.group_calls, get_lag, request)?))
     }
 
     /// Sets positions while members stay connected; returns what changes and the number of the reset, 0 in a dry run.
@@ -314,7 +300,7 @@ impl Groups {
             until: until_ms.map(crate::types::timestamp),
             note: note.to_owned(),
         };
-        let response = repeated!(self, pause_group, request)?;
+        let response = repeated!(self.group_calls, pause_group, request)?;
         Ok(response.pauses.into_iter().map(Pause::from_wire).collect())
     }
 
@@ -324,7 +310,7 @@ impl Groups {
     /// `GROUP_NOT_FOUND`, `TOPIC_NOT_FOUND`.
     pub async fn resume(&self, name: &str, topic: Option<&str>) -> Result<Vec<Pause>, Error> {
         let request = v1::ResumeGroupRequest { name: name.to_owned(), topic: topic.unwrap_or_default().to_owned() };
-        let response = repeated!(self, resume_group, request)?;
+        let response = repeated!(self.group_calls, resume_group, request)?;
         Ok(response.pauses.into_iter().map(Pause::from_wire).collect())
     }
 
@@ -341,7 +327,7 @@ impl Groups {
     ) -> Result<Vec<AcceptedGap>, Error> {
         let topic = topic.unwrap_or_default().to_owned();
         let request = v1::AcceptGapRequest { name: name.to_owned(), topic, partition };
-        let response = repeated!(self, accept_gap, request)?;
+        let response = repeated!(self.group_calls, accept_gap, request)?;
         let gap = |gap: v1::AcceptedGap| AcceptedGap {
             topic: gap.topic,
             partition: gap.partition,
@@ -359,7 +345,7 @@ impl Groups {
     pub async fn set_breaker(&self, name: &str, switch: BreakerSwitch, note: &str) -> Result<Breaker, Error> {
         let switch = BreakerSwitch::to_wire(Some(switch));
         let request = v1::SetBreakerRequest { name: name.to_owned(), switch, note: note.to_owned() };
-        let response = repeated!(self, set_breaker, request)?;
+        let response = repeated!(self.group_calls, set_breaker, request)?;
         Ok(response.breaker.map(Breaker::from_wire).unwrap_or_default())
     }
 
