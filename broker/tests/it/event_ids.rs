@@ -255,9 +255,11 @@ fn pr_12_a_fence_gives_back_the_ids_above_the_durable_end_and_a_waiting_repeat_i
     let first = topic.append_events(PartitionId(0), batch(&[2], 0, false), AckLevel::Durable, Permit::default());
     let first = world.runtime.spawn(first);
     // Where appends were slow they go by a thread of their own: the repeat comes once the id is taken, or given back.
-    while topic.event_ids().status().ids < 2 && !first.is_finished() {
-        std::thread::yield_now();
-    }
+    world.runtime.block_on(async {
+        while topic.event_ids().status().ids < 2 && !first.is_finished() {
+            tokio::task::yield_now().await;
+        }
+    });
     let repeat = topic.append_events(PartitionId(1), batch(&[2], 0, false), AckLevel::Durable, Permit::default());
     let failed = world.runtime.block_on(first).expect("it ends");
     assert!(matches!(failed, Err(AppendFailure::Fenced { outcome_unknown: true, .. })), "{failed:?}");
