@@ -178,6 +178,14 @@ impl TestBroker {
         Ok(())
     }
 
+    /// Gives groups their turn after a clock was turned by hand: their timers count real time.
+    ///
+    /// # Panics
+    /// If it is stopped.
+    pub fn turn_timers(&self) {
+        self.running().engine().coordinator().turn_timers();
+    }
+
     /// A place in its temporary folder, beside the data directory.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

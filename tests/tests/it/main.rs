@@ -26,4 +26,5 @@ mod replays;
 mod resume;
 mod shutdown;
 mod slow_disk;
+mod slow_members;
 mod wire;
