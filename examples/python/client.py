@@ -1,34 +1,31 @@
-"""A small client of sawlog: produce, read again from anywhere, consume as a member of a group.
+"""A small client of sawlog: produce, read again from anywhere, consume as a member of a group, replay into a group.
 
     client = Client(channel)
     client.produce("orders", [("order-7", b"one teapot")])
     with client.consumer("billing") as consumer:
         consumer.run(handle)
+    replay = client.replay("orders", "audit")
+    with client.consumer("audit", replay=replay.replay_id) as consumer:
+        consumer.run(handle)  # returns once the replay has ended
 
 `handle(delivery)` returns when the record is done. What it raises is a failure: the broker tries the record again after
-the group's delay, holds the later records of its key back meanwhile, and moves it to the dead letters when the tries are
+the group's delay, holds later records of its key back meanwhile, and moves it to the dead letters when the tries are
 spent. An exception with the attribute `retry_after` (seconds) asks for another delay, `Dead` for no further try.
 """
-
 import queue
 import threading
 import traceback
 import uuid
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sawlog.v1 import consume_pb2 as pb
-from sawlog.v1 import consume_pb2_grpc, produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc, types_pb2
+from sawlog.v1 import consume_pb2_grpc, produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc, replay_pb2, replay_pb2_grpc
+from sawlog.v1.types_pb2 import Record
 
 PING_S = 3
-
-
-class Dead(Exception):
-    """This record will never succeed."""
-
-
-class Refused(Exception):
-    """The broker refused a verb, or did something else than asked."""
+Dead = type("Dead", (Exception,), {"__doc__": "This record will never succeed."})
+Refused = type("Refused", (Exception,), {"__doc__": "The broker refused a verb, or did something else than asked."})
 
 
 class Client:
@@ -37,19 +34,17 @@ class Client:
     def __init__(self, channel) -> None:
         self._channel, self._producer, self._number = channel, None, 0
         self._produce, self._read = produce_pb2_grpc.ProduceServiceStub(channel), read_pb2_grpc.ReadServiceStub(channel)
+        self._replays = replay_pb2_grpc.ReplayServiceStub(channel)
 
     def produce(self, topic: str, records, timeout: float = 30) -> list[tuple[int, int]]:
         """Appends (key, value) pairs; returns partition and offset of each once all are durable."""
-        self._producer = self._producer or self._produce.InitProducer(
-            produce_pb2.InitProducerRequest(name=f"python-{uuid.uuid4()}"), timeout=timeout
-        )
-        numbered = produce_pb2.ProducerRequest(
-            producer_id=self._producer.producer_id, producer_epoch=self._producer.producer_epoch, request_number=self._number
-        )
+        name = produce_pb2.InitProducerRequest(name=f"python-{uuid.uuid4()}")
+        own = self._producer = self._producer or self._produce.InitProducer(name, timeout=timeout)
+        numbers = {"producer_id": own.producer_id, "producer_epoch": own.producer_epoch, "request_number": self._number}
         self._number += 1
-        request = produce_pb2.ProduceRequest(topic=topic, producer=numbered)
+        request = produce_pb2.ProduceRequest(topic=topic, producer=produce_pb2.ProducerRequest(**numbers))
         for key, value in records:
-            request.records.records.add().record.CopyFrom(types_pb2.Record(key=key.encode(), value=value))
+            request.records.records.add().record.CopyFrom(Record(key=key.encode(), value=value))
         answer = self._produce.Produce(request, timeout=timeout)
         for part in answer.parts:
             if part.HasField("failure"):
@@ -62,32 +57,40 @@ class Client:
             for found in frame.records.records:
                 yield frame.records.partition, found.offset, found.record
 
+    def replay(self, topic: str, group: str, **more) -> replay_pb2.Replay:
+        """Delivers a topic up to its present end to a group made for it; `more` as in `StartReplayRequest`."""
+        target = replay_pb2.ReplayTarget(new_group=replay_pb2.ReplayGroup(name=group))
+        request = replay_pb2.StartReplayRequest(topics=[topic], target=target, **more)
+        return self._replays.StartReplay(request, timeout=30).replay
+
+    def replayed(self, replay_id: str) -> replay_pb2.Replay:
+        """How far a replay has come."""
+        return self._replays.GetReplay(replay_pb2.GetReplayRequest(replay_id=replay_id), timeout=30).replay
+
     def consumer(self, group: str, **more) -> "Consumer":
         return Consumer(self._channel, group, **more)
 
 
-@dataclass
-class Delivery:
-    """A record and what its acknowledgement needs."""
+class Delivery(NamedTuple):
+    """A record, what is told of it (`replay`: it is part of one), and what its acknowledgement needs."""
 
     partition: int
     offset: int
-    record: types_pb2.Record
+    record: Record
     attempt: int
     replay: bool
-    work: pb.Work = field(repr=False)
+    work: pb.Work
 
 
 class Consumer:
-    """One session of one member."""
+    """One session of one member; with `replay` its deliveries end with that replay."""
 
-    def __init__(self, channel, group: str, *, credit: int = 64, credit_bytes: int = 8 << 20) -> None:
-        self._asked, self._deliveries = queue.Queue(), queue.Queue()
-        self._results: dict[int, Future] = {}
-        self._partitions: dict[int, int] = {}
-        self._sequence, self._lock = 0, threading.Lock()
+    def __init__(self, channel, group: str, *, replay: str = "", credit: int = 64, credit_bytes: int = 8 << 20) -> None:
+        self._asked, self._deliveries, self._replay = queue.Queue(), queue.Queue(), replay
+        self._results, self._partitions, self._sequence, self._lock = {}, {}, 0, threading.Lock()
         credits = pb.Credit(records=credit, bytes=credit_bytes)
-        self._asked.put(pb.ConsumeRequest(join=pb.Join(group=group, member_id=str(uuid.uuid4()), client_id="python", credit=credits)))
+        join = pb.Join(group=group, member_id=str(uuid.uuid4()), client_id="python", credit=credits)
+        self._asked.put(pb.ConsumeRequest(join=join))
         self._stream = consume_pb2_grpc.ConsumeServiceStub(channel).Consume(self._frames())
         self._reader = threading.Thread(target=self._receive, daemon=True)
         self._reader.start()
@@ -102,7 +105,7 @@ class Consumer:
         self._stream.cancel()
 
     def __iter__(self):
-        """Deliveries, until the session ends."""
+        """Deliveries, until the session or the replay ends."""
         while (delivery := self._deliveries.get()) is not None:
             if isinstance(delivery, Exception):
                 raise delivery
@@ -135,8 +138,7 @@ class Consumer:
 
     def _verb(self, name: str, verb) -> Future:
         with self._lock:
-            self._sequence += 1
-            verb.sequence = self._sequence
+            self._sequence = verb.sequence = self._sequence + 1
             done = self._results[verb.sequence] = Future()
             self._asked.put(pb.ConsumeRequest(**{name: verb}))
         return done
@@ -155,39 +157,40 @@ class Consumer:
         end = None
         try:
             for response in self._stream:
-                self._take(response)
+                kind = response.WhichOneof("frame")
+                getattr(self, f"_on_{kind}", lambda _: None)(getattr(response, kind))
         except Exception as error:  # noqa: BLE001: told to whoever waits
             end = error
         for waiting in self._results.values():
             waiting.set_exception(end or Refused("the session is over"))
         self._deliveries.put(end)
 
-    def _take(self, response: pb.ConsumeResponse) -> None:
-        kind = response.WhichOneof("frame")
-        if kind == "assign":
-            self._partitions.update((unit.source.source_id, unit.source.partition) for unit in response.assign.units)
-        elif kind == "records":
-            for delivered in response.records.deliveries:
-                self._deliveries.put(self._delivery(response.records, delivered))
-        elif kind == "revoke" and not response.revoke.lost:
-            # What was delivered is still ours until it is settled; nothing new comes.
-            revoked = pb.Revoked(source_id=response.revoke.source_id, slots=response.revoke.slots)
-            self._asked.put(pb.ConsumeRequest(revoked=revoked))
-        elif kind == "ack_result":
-            with self._lock:
-                done = self._results.pop(response.ack_result.sequence)
-            odd = [one.outcome for one in response.ack_result.results if one.outcome != pb.WORK_OUTCOME_ALREADY_SETTLED]
-            if odd or response.ack_result.HasField("failure"):
-                names = ", ".join(pb.WorkOutcome.Name(outcome) for outcome in odd)
-                done.set_exception(Refused(response.ack_result.failure.message or names))
-            else:
-                done.set_result(None)
+    def _on_assign(self, assign: pb.Assign) -> None:
+        self._partitions.update((unit.source.source_id, unit.source.partition) for unit in assign.units)
 
-    def _delivery(self, frame: pb.Records, delivered: pb.Delivery) -> Delivery:
-        work = pb.Work(source_id=frame.source_id, assignment_epoch=frame.assignment_epoch)
-        if delivered.HasField("entry"):
-            work.entries.add(dlq_id=delivered.entry.dlq_id)
+    def _on_revoke(self, revoke: pb.Revoke) -> None:
+        if not revoke.lost:  # What was delivered is still ours until it is settled; nothing new comes.
+            self._asked.put(pb.ConsumeRequest(revoked=pb.Revoked(source_id=revoke.source_id, slots=revoke.slots)))
+
+    def _on_records(self, frame: pb.Records) -> None:
+        for got in frame.deliveries:
+            work = pb.Work(source_id=frame.source_id, assignment_epoch=frame.assignment_epoch)
+            if got.HasField("entry"):
+                work.entries.add(dlq_id=got.entry.dlq_id)
+            else:
+                work.offsets.add(**{"from": got.offset})
+            place = self._partitions[frame.source_id]
+            self._deliveries.put(Delivery(place, got.offset, got.record, got.attempt, got.replay, work))
+
+    def _on_replay_done(self, ended: pb.ReplayDone) -> None:
+        if ended.replay_id == self._replay and not ended.HasField("source_id"):
+            self._deliveries.put(None)
+
+    def _on_ack_result(self, result: pb.AckResult) -> None:
+        with self._lock:
+            done = self._results.pop(result.sequence)
+        odd = [one.outcome for one in result.results if one.outcome != pb.WORK_OUTCOME_ALREADY_SETTLED]
+        if odd or result.HasField("failure"):
+            done.set_exception(Refused(result.failure.message or ", ".join(map(pb.WorkOutcome.Name, odd))))
         else:
-            work.offsets.add(**{"from": delivered.offset})
-        partition = self._partitions[frame.source_id]
-        return Delivery(partition, delivered.offset, delivered.record, delivered.attempt, delivered.replay, work)
+            done.set_result(None)

@@ -1,6 +1,6 @@
 /**
  * Tries a running broker: produces, consumes in a group with a record that always fails and one that fails once, looks
- * at the dead letters, redrives them, and reads everything again. Exits with 0 only if all of it is as it should be.
+ * at the dead letters, redrives them, reads everything again, and replays it into another group. Exits with 0 only if all of it is as it should be.
  *
  * Usage: node build/check.js http://127.0.0.1:7070
  */
@@ -44,10 +44,26 @@ async function main(url: string): Promise<void> {
   await call(sawlog.letters, sawlog.letters.startRedrive, { group, selector: { dlqIds: [head!.dlqId] }, note: "mended" });
   const redriven = await work(sawlog, group, (handled) => handled.length === ofKey3, () => {});
   assert.deepEqual(offsets(redriven, "key-3"), offsets(all, "key-3"), "redriven in order");
+  await replay(sawlog, topic, all);
   await call(sawlog.groups, sawlog.groups.deleteGroup, { name: group });
   await call(sawlog.topics, sawlog.topics.deleteTopic, { name: topic });
   sawlog.close();
-  console.log(`typescript: ${RECORDS} records produced, read again, consumed in a group and redriven`);
+  console.log(`typescript: ${RECORDS} records produced, read again, consumed in a group, redriven and replayed`);
+}
+
+/** A replay delivers everything once more, marked, and says when it has ended. */
+async function replay(sawlog: Sawlog, topic: string, all: Found[]): Promise<void> {
+  const group = `${topic}-replay`;
+  const id = await sawlog.replay(topic, group, { rate: { recordsPerSecond: 1_000 }, note: "check" });
+  const seen: Found[] = [];
+  await sawlog.consume(group, async (record) => void seen.push(record), new AbortController().signal, id);
+  assert.ok(seen.every((record) => record.replay), "what is replayed is marked");
+  assert.ok(all.every((record) => !record.replay), "what is read is not");
+  assert.deepEqual(seen.map(place).sort(), all.map(place).sort(), "everything is replayed once");
+  for (const key of new Set(seen.map((record) => record.key))) assert.deepEqual(offsets(seen, key), offsets(all, key));
+  const { replay: ended } = await call(sawlog.replays, sawlog.replays.getReplay, { replayId: id });
+  assert.deepEqual([ended!.state, ended!.done, ended!.left], ["REPLAY_STATE_DONE", String(all.length), "0"]);
+  await call(sawlog.groups, sawlog.groups.deleteGroup, { name: group });
 }
 
 /** Consumes until `enough` says so of what was handled. */

@@ -1,5 +1,5 @@
 /**
- * A small client of sawlog: produce, read again from anywhere, consume as a member of a group.
+ * A small client of sawlog: produce, read again from anywhere, consume as a member of a group, replay into a group.
  *
  * Offsets are strings, because they may pass what a number can hold. What `consume`'s handler throws is a failure: the
  * broker tries the record again after the group's delay, holds the later records of its key back meanwhile, and moves
@@ -14,18 +14,20 @@ import type { ProtoGrpcType as LetterProtos } from "./proto/dead_letter";
 import type { ProtoGrpcType as GroupProtos } from "./proto/group";
 import type { ProtoGrpcType as ProduceProtos } from "./proto/produce";
 import type { ProtoGrpcType as ReadProtos } from "./proto/read";
+import type { ProtoGrpcType as ReplayProtos } from "./proto/replay";
 import type { ProtoGrpcType as TopicProtos } from "./proto/topic";
 import type { ConsumeRequest } from "./proto/sawlog/v1/ConsumeRequest";
 import type { ConsumeResponse__Output } from "./proto/sawlog/v1/ConsumeResponse";
 import type { Delivery__Output } from "./proto/sawlog/v1/Delivery";
 import type { ReadRequest } from "./proto/sawlog/v1/ReadRequest";
 import type { ReadResponse__Output } from "./proto/sawlog/v1/ReadResponse";
+import type { StartReplayRequest } from "./proto/sawlog/v1/StartReplayRequest";
 import type { Record as WireRecord } from "./proto/sawlog/v1/Record";
 import type { Work } from "./proto/sawlog/v1/Work";
 
-type Protos = ConsumeProtos & LetterProtos & GroupProtos & ProduceProtos & ReadProtos & TopicProtos;
+type Protos = ConsumeProtos & LetterProtos & GroupProtos & ProduceProtos & ReadProtos & ReplayProtos & TopicProtos;
 const FOLDER = path.join(__dirname, "..", "..", "..", "proto");
-const FILES = ["consume", "dead_letter", "group", "produce", "read", "topic"].map((name) => `sawlog/v1/${name}.proto`);
+const FILES = ["consume", "dead_letter", "group", "produce", "read", "replay", "topic"].map((name) => `sawlog/v1/${name}.proto`);
 const OPTIONS = { includeDirs: [FOLDER], longs: String, enums: String, defaults: true, oneofs: true };
 const api = (grpc.loadPackageDefinition(loader.loadSync(FILES, OPTIONS)) as unknown as Protos).sawlog.v1;
 const PING_MS = 3_000;
@@ -48,6 +50,7 @@ export class Sawlog {
   readonly topics;
   readonly groups;
   readonly letters;
+  readonly replays;
   private readonly producing;
   private readonly reading;
   private readonly consuming;
@@ -58,6 +61,7 @@ export class Sawlog {
     this.topics = new api.TopicService(address, insecure);
     this.groups = new api.GroupService(address, insecure);
     this.letters = new api.DeadLetterService(address, insecure);
+    this.replays = new api.ReplayService(address, insecure);
     this.producing = new api.ProduceService(address, insecure);
     this.reading = new api.ReadService(address, insecure);
     this.consuming = new api.ConsumeService(address, insecure);
@@ -87,8 +91,17 @@ export class Sawlog {
     }
   }
 
-  /** Handles records as a member of a group until the signal; then lets its units go, acknowledged work being durable. */
-  async consume(group: string, handle: (record: Found) => Promise<void>, signal: AbortSignal, credit = 64): Promise<void> {
+  /** Delivers a topic up to its present end to a group made for it; returns the replay's id. */
+  async replay(topic: string, group: string, more: StartReplayRequest = {}): Promise<string> {
+    const request = { topics: [topic], target: { newGroup: { name: group } }, ...more };
+    return (await call(this.replays, this.replays.startReplay, request)).replay!.replayId;
+  }
+
+  /**
+   * Handles records as a member of a group until the signal, or until the replay `ends` has ended; then lets its units go,
+   * acknowledged work being durable.
+   */
+  async consume(group: string, handle: (record: Found) => Promise<void>, signal: AbortSignal, ends = "", credit = 64): Promise<void> {
     const stream = this.consuming.consume();
     const send = (frame: ConsumeRequest) => void (stream.writable && stream.write(frame));
     const partitions = new Map<number, number>();
@@ -98,6 +111,8 @@ export class Sawlog {
       const { sourceId, slots, lost } = frame.revoke ?? {};
       // What was delivered is still ours until it is settled; nothing new comes.
       if (slots && !lost) send({ revoked: { sourceId, slots } });
+      const { replayId, _sourceId: part } = frame.replayDone ?? {};
+      if (ends && replayId === ends && part === undefined) leave();
       await Promise.all((frame.records?.deliveries ?? []).map(async (delivery) => {
         const { sourceId, assignmentEpoch } = frame.records!;
         const work: Work[] = [{ sourceId, assignmentEpoch, ...(delivery.entry
@@ -128,7 +143,7 @@ export class Sawlog {
   }
 
   close(): void {
-    for (const stub of [this.topics, this.groups, this.letters, this.producing, this.reading, this.consuming]) stub.close();
+    for (const stub of [this.topics, this.groups, this.letters, this.replays, this.producing, this.reading, this.consuming]) stub.close();
   }
 }
 
