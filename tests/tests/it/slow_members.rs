@@ -90,7 +90,7 @@ async fn fc_8_a_member_that_never_reads_is_cut_and_its_records_go_to_others() {
     in_time(async {
         let mut looks = 0_u32;
         while !crate::errors::metrics(&broker).await.contains("reason=\"SLOW_READER\"") {
-            if looks % 100 == 0 {
+            if looks.is_multiple_of(100) {
                 clock.advance(Duration::from_secs(11));
                 broker.turn_timers();
             }
