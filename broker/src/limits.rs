@@ -167,6 +167,8 @@ pub const ERROR_CLASS_BYTES: usize = 255;
 pub const ERROR_MESSAGE_BYTES: usize = 4 << 10;
 /// Bytes of an error's stack.
 pub const ERROR_STACK_BYTES: usize = 16 << 10;
+/// Bytes of messages and stacks of entries that failed after their copies were made, in a group.
+pub const ENTRY_FAILURES_BYTES: usize = 16 << 20;
 /// Bytes that the broker's headers may add to a dead letter, beyond all limits of records.
 pub const DEAD_LETTER_BYTES: usize = 64 << 10;
 /// Partitions of dead-letter topics, outside the limits on topics.

@@ -11,7 +11,7 @@ use super::headers::{DeadLetterHeaders, DeadLetterId, EDIT_NAMES, is_added};
 use super::logs::LetterLogs;
 use super::records::{Missing, RecordReader};
 use super::views::{CopyView, EntryView, VersionView};
-use crate::group::entry::{Act, Entry, EntryKey};
+use crate::group::entry::{Act, Entry, EntryFailure, EntryKey};
 use crate::model::{Offset, Source};
 
 /// Reads the records of a group's entries.
@@ -115,6 +115,8 @@ impl Copies {
     ) -> Result<EntryView, LetterError> {
         let topic = self.group.topic(key.source.topic);
         let original = self.original(&key, &entry).await?;
+        let mut failure = None;
+        self.group.with_entries(&mut |table| failure = table.failure(&key).cloned());
         let record = match (with_record, entry.versions.is_empty(), &original) {
             (false, ..) => None,
             (true, true, original) => original.as_ref().map(|original| bare(original.record.clone())),
@@ -128,7 +130,7 @@ impl Copies {
             group_name: self.group.name().as_str().to_owned(),
             topic: topic.as_ref().map(|topic| topic.name.clone()).unwrap_or_default(),
             dlq_topic: topic.map(|topic| topic.dlq).unwrap_or_default(),
-            copy: original.map(|original| copy_view(&original, &entry)),
+            copy: original.map(|original| copy_view(&original, &entry, failure.as_ref())),
             entry,
             expire_ms,
             record,
@@ -141,9 +143,13 @@ impl Copies {
     }
 }
 
-fn copy_view(original: &Original, entry: &Entry) -> CopyView {
+fn copy_view(original: &Original, entry: &Entry, failure: Option<&EntryFailure>) -> CopyView {
     let said = original.said.as_ref();
     let mut error = said.map(|said| said.error.clone()).unwrap_or_default();
+    if let Some(failure) = failure {
+        let trace = Some(&failure.error.trace).filter(|trace| !trace.is_empty()).unwrap_or(&error.trace).clone();
+        error = crate::group::record::ErrorInfo { trace, ..failure.error.clone() };
+    }
     // Newer state wins (rule DL-3).
     if let Some(class) = entry.class.as_ref().filter(|class| **class != error.class) {
         error = crate::group::record::ErrorInfo { class: class.clone(), trace: error.trace, ..Default::default() };
@@ -154,11 +160,14 @@ fn copy_view(original: &Original, entry: &Entry) -> CopyView {
     CopyView {
         key: original.record.key.clone(),
         append_ms: original.append_ms,
-        first_failure_ms: said.and_then(|said| said.first_failure_ms),
-        last_failure_ms: said.and_then(|said| said.last_failure_ms),
+        first_failure_ms: said.and_then(|said| said.first_failure_ms).or(failure.map(|failure| failure.time_ms)),
+        last_failure_ms: failure.map(|failure| failure.time_ms).or(said.and_then(|said| said.last_failure_ms)),
         error,
-        member: said.and_then(|said| said.member),
-        client_version: said.map(|said| said.client_version.clone()).unwrap_or_default(),
+        member: failure.map_or(said.and_then(|said| said.member), |failure| failure.member),
+        client_version: match failure {
+            Some(failure) => failure.client_version.clone(),
+            None => said.map(|said| said.client_version.clone()).unwrap_or_default(),
+        },
     }
 }
 

@@ -7,6 +7,7 @@
 //! Invariants: one entry for a record of a group, whatever its cycle; a lane is dead or spilled exactly as its open
 //! entries say (rule DL-12); a lane's entries are in source order (rule DL-9).
 
+mod failures;
 mod packed;
 mod table;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{KeySlot, LaneKey, Offset, PartitionEpoch, Source};
 
+pub use failures::EntryFailure;
 pub use table::EntryTable;
 
 /// Which record of the source an entry stands for. With the group's id it is the entry's id (rule DL-4).
@@ -186,6 +188,13 @@ pub enum EntryRecord {
         delay_ms: u64,
         /// Class of the error.
         class: Option<String>,
+    },
+    /// The last delivery of an entry that lives on failed: with it the record died here, or its redrive ended.
+    Failed {
+        /// Which.
+        key: EntryKey,
+        /// How.
+        failure: Box<EntryFailure>,
     },
     /// State, kind or cycle changed: a spilled head died, an entry was closed, a job took it or left it.
     Changed {

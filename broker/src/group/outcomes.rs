@@ -5,7 +5,7 @@
 use super::Now;
 use super::config::Mode;
 use super::effect::{AckStatus, Effects, Notice};
-use super::entry::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState};
+use super::entry::{Act, DeadReason, Entry, EntryFailure, EntryKey, EntryKind, EntryRecord, EntryState};
 use super::machine::Machine;
 use super::members::Loss;
 use super::record::{ErrorInfo, OwnedRun};
@@ -42,20 +42,30 @@ impl Machine {
                     self.refresh_of(key, &entry, now);
                 }
             }
-            Verdict::Exhausted(reason) => self.entry_died(key, lease.attempt, reason, class, error, now, fx),
+            Verdict::Exhausted(reason) => {
+                let member = lease.member;
+                let message = || match kind {
+                    FailureKind::MemberLost => format!("member {member} was lost"),
+                    _ => String::new(),
+                };
+                let error = error.unwrap_or_else(|| ErrorInfo { message: message(), ..ErrorInfo::default() });
+                let one = self.state.members.get(&member);
+                let client_version = one.map(|one| one.client_version.clone()).unwrap_or_default();
+                let error = ErrorInfo { class, ..error };
+                let failure = EntryFailure { time_ms: now.wall_ms, error, member: Some(member), client_version };
+                self.entry_died(key, lease.attempt, reason, failure, now, fx);
+            }
         }
     }
 
     /// An entry's tries are spent: a redriven one is open again at the head of its lane (rule RD-7), a spilled one
     /// becomes failed where it is and its lane dead (rule KO-7).
-    #[expect(clippy::too_many_arguments, reason = "the facts of a death")]
     fn entry_died(
         &mut self,
         key: EntryKey,
         attempts: u32,
         reason: DeadReason,
-        class: String,
-        error: Option<ErrorInfo>,
+        failure: EntryFailure,
         now: Now,
         fx: &mut Effects,
     ) {
@@ -65,10 +75,9 @@ impl Machine {
         let policy = self.policy_for(key.source);
         let (on_exhausted, after_dead) = (policy.on_exhausted, policy.after_dead);
         entry.attempts = attempts;
-        if !class.is_empty() {
-            entry.class = Some(class);
-        }
-        entry.fingerprint = error.map(|error| error.fingerprint).filter(|text| !text.is_empty()).or(entry.fingerprint);
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        entry.class = given(&failure.error.class).or(entry.class);
+        entry.fingerprint = given(&failure.error.fingerprint).or(entry.fingerprint);
         if spilled && on_exhausted == OnExhausted::Block {
             let (due_ms, delay_ms, class) = (super::dead::BLOCKED_MS, 0, entry.class);
             self.commit_entry(EntryRecord::Tried { key, attempts, due_ms, delay_ms, class }, fx);
@@ -95,6 +104,7 @@ impl Machine {
         let dead = entry.clone();
         self.with_lane(source, lane, |machine| {
             machine.commit_entry(EntryRecord::Opened { key, entry: Box::new(dead) }, fx);
+            machine.commit_entry(EntryRecord::Failed { key, failure: Box::new(failure) }, fx);
         });
         if let Some(job) = job {
             self.leave_job_behind(key, &entry, job, now, fx);

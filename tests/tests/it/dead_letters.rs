@@ -250,3 +250,29 @@ async fn of_8_a_topic_is_taken_out_of_a_group_with_its_dead_letters_alone() {
     delete_topic(&mut wire, "orders", false).await.unwrap();
     broker.shutdown().await;
 }
+
+#[tokio::test]
+async fn rd_7_an_entry_that_fails_again_shows_message_and_stack_of_its_last_failure_across_a_restart() {
+    let (mut broker, wire) = with_dead_letters(TestBroker::start().await).await;
+    job(&wire, "billing").await;
+    let (mut member, _) = Member::joined(&wire, join("billing", 2)).await;
+    let frame = member.records(1).await.remove(0);
+    let error = v1::HandlerError {
+        class: "KETTLE".into(),
+        message: "no water".into(),
+        stack: "at boil()\nat brew()".into(),
+        ..Default::default()
+    };
+    let work = vec![work_of(&frame, &frame.deliveries[0])];
+    let kind = NackKind::Dead.into();
+    let nack = v1::Nack { sequence: 1, work, kind, error: Some(error.clone()), ..Default::default() };
+    assert_eq!(outcome(&member.nack(nack).await), WorkOutcome::Ok);
+    let failed = entries(&wire, "billing").await.remove(0);
+    let told = failed.error.clone().unwrap();
+    assert_eq!((&told.class, &told.message, &told.stack), (&error.class, &error.message, &error.stack));
+    assert_eq!(failed.member_id, crate::member::member_id(2));
+    drop(member);
+    broker.restart().await;
+    let wire = Wire::new(&broker).await;
+    assert_eq!(entries(&wire, "billing").await.remove(0), failed);
+}

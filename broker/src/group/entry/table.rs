@@ -8,6 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::failures::{EntryFailure, Failures};
 use super::packed::{At, Names, Packed, StateTag};
 use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState, Past};
 use crate::model::{LaneKey, Offset, PartitionEpoch, PartitionId, Source, TopicUuid};
@@ -19,6 +20,7 @@ pub struct EntryTable {
     /// Redrive jobs, encoded by their owner.
     jobs: BTreeMap<u64, String>,
     names: Names,
+    failures: Failures,
 }
 
 /// The entries of one source partition.
@@ -84,6 +86,11 @@ impl EntryTable {
     /// What an entry was before the last thing done to it, the oldest first; of many only the first and the last.
     pub fn past(&self, key: &EntryKey) -> Vec<Past> {
         self.packed(key).map(|packed| packed.past().to_vec()).unwrap_or_default()
+    }
+
+    /// How an entry failed since its copy was made; `None`: it has not, or that is long past.
+    pub fn failure(&self, key: &EntryKey) -> Option<&EntryFailure> {
+        self.failures.get(key)
     }
 
     /// All entries in order of partition and offset.
@@ -223,7 +230,9 @@ impl EntryTable {
             std::iter::once(EntryRecord::Opened { key, entry: Box::new(entry) }).chain(past)
         });
         let jobs = self.jobs.iter();
-        opened.chain(jobs.map(|(job, state)| EntryRecord::Job { job: *job, state: Some(state.clone()) }))
+        let failures = self.failures.iter();
+        let failed = failures.map(|(key, failure)| EntryRecord::Failed { key, failure: Box::new(failure.clone()) });
+        opened.chain(failed).chain(jobs.map(|(job, state)| EntryRecord::Job { job: *job, state: Some(state.clone()) }))
     }
 
     /// Applies a change: the only way in which the table changes.
@@ -243,6 +252,7 @@ impl EntryTable {
                     if old.cycle() < packed.cycle() {
                         old.remember_death();
                         old.remember();
+                        self.failures.forget(key);
                     }
                     packed.inherit(&mut old);
                 }
@@ -258,6 +268,10 @@ impl EntryTable {
                         }
                     });
                 })?;
+            }
+            EntryRecord::Failed { key, failure } => {
+                self.packed(key).ok_or_else(|| format!("no entry {key:?}"))?;
+                self.failures.put(*key, (**failure).clone());
             }
             EntryRecord::Changed { .. } => self.replay_changed(record)?,
             EntryRecord::Redriving { keys, job, act } => self.replay_redriving(keys, *job, act)?,
@@ -283,13 +297,17 @@ impl EntryTable {
                     if let Some(partition) = self.partitions.get_mut(&key.source) {
                         partition.remove(At::of(key));
                     }
+                    self.failures.forget(key);
                 }
             }
             EntryRecord::Job { job, state } => match state {
                 Some(state) => drop(self.jobs.insert(*job, state.clone())),
                 None => drop(self.jobs.remove(job)),
             },
-            EntryRecord::Dropped { sources } => self.partitions.retain(|source, _| !sources.contains(source)),
+            EntryRecord::Dropped { sources } => {
+                self.partitions.retain(|source, _| !sources.contains(source));
+                self.failures.retain(|key| !sources.contains(&key.source));
+            }
         }
         Ok(())
     }
@@ -414,7 +432,10 @@ impl Holds {
 impl PartialEq for EntryTable {
     fn eq(&self, other: &Self) -> bool {
         let past = |table: &Self| table.iter().map(|(key, _)| table.past(&key)).collect::<Vec<_>>();
-        self.jobs == other.jobs && self.iter().eq(other.iter()) && past(self) == past(other)
+        self.jobs == other.jobs
+            && self.iter().eq(other.iter())
+            && past(self) == past(other)
+            && self.failures.iter().eq(other.failures.iter())
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::group::record::ErrorInfo;
 use crate::model::{PartitionId, TopicUuid};
 
 fn source(partition: u32) -> Source {
@@ -241,6 +242,48 @@ fn dl_12_what_an_entry_was_before_is_remembered_and_comes_back_from_a_snapshot()
     }
     assert_eq!(told(&rebuilt), told(&table));
     assert_eq!(rebuilt, table);
+}
+
+#[test]
+fn rd_7_the_last_failure_of_an_entry_is_kept_within_a_bound_the_oldest_go_first() {
+    let failure = |time_ms, bytes: usize| EntryFailure {
+        time_ms,
+        error: ErrorInfo { stack: "s".repeat(bytes), ..ErrorInfo::default() },
+        ..EntryFailure::default()
+    };
+    let failed = |offset, failure| EntryRecord::Failed { key: key(offset), failure: Box::new(failure) };
+    let mut table = EntryTable::default();
+    assert!(table.replay(&failed(0, failure(1, 1))).is_err(), "of no entry");
+    for offset in 0..4 {
+        open(&mut table, offset, entry(1, EntryState::Open));
+    }
+    let third = crate::limits::ENTRY_FAILURES_BYTES / 3 - 1_000;
+    for (offset, time) in [(0, 10), (1, 11), (2, 12), (0, 13)] {
+        table.replay(&failed(offset, failure(time, third))).unwrap();
+    }
+    let kept = |table: &EntryTable| -> Vec<Option<i64>> {
+        (0..4).map(|offset| table.failure(&key(offset)).map(|failure| failure.time_ms)).collect()
+    };
+    assert_eq!(kept(&table), [Some(13), Some(11), Some(12), None], "one an entry, the last");
+    let mut rebuilt = EntryTable::default();
+    for record in table.records() {
+        rebuilt.replay(&EntryRecord::decode(&record.encode()).unwrap()).unwrap();
+    }
+    assert_eq!(rebuilt, table);
+    for table in [&mut table, &mut rebuilt] {
+        table.replay(&failed(3, failure(14, third))).unwrap();
+        assert_eq!(
+            kept(table),
+            [Some(13), None, Some(12), Some(14)],
+            "1 is the oldest, before the snapshot and after it"
+        );
+        // A new death, and the end of an entry, end what was known of its failure.
+        open(table, 2, Entry { cycle: 9, ..entry(2, EntryState::Open) });
+        table.replay(&EntryRecord::Forgotten { keys: vec![key(3)] }).unwrap();
+        assert_eq!(kept(table), [Some(13), None, None, None]);
+        table.replay(&EntryRecord::Dropped { sources: vec![source(0)] }).unwrap();
+        assert_eq!(kept(table), [None; 4]);
+    }
 }
 
 fn states() -> impl Strategy<Value = EntryState> {

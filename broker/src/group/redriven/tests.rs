@@ -4,6 +4,7 @@ use super::super::effect::{AckStatus, Frame, Notice, Refusal};
 use super::super::entry::{DeadReason, EntryKind, LaneState};
 use super::super::event::{Admin, InWork, NackKind, Verb};
 use super::super::letters_support::{act, entry_key};
+use super::super::record::ErrorInfo;
 use super::super::retry::Backoff;
 use super::super::test_support::{Rig, at, member, source};
 use super::super::{GroupConfig, Mode};
@@ -418,4 +419,27 @@ fn f6_a_step_of_the_wall_clock_moves_no_entry_that_waits_and_after_a_restart_it_
         rig.pass_alive(1, &[1]);
         assert_eq!(entries(&mut rig), [0], "{hours} hours");
     }
+}
+
+#[test]
+fn rd_7_a_redriven_entry_that_dies_again_keeps_message_and_stack_of_that_failure() {
+    let mut rig = dead_lane(config());
+    rig.redrive(5, s(), &[0, 2, 3]).unwrap();
+    rig.taken(1);
+    let error = ErrorInfo {
+        class: "Teapot".into(),
+        message: "no coffee".into(),
+        stack: "at brew()".into(),
+        ..ErrorInfo::default()
+    };
+    let targets = rig.entry_targets(1, s(), &[0]);
+    let (kind, retry_after_ms, reason) = (NackKind::Dead, None, String::new());
+    let error_sent = Some(error.clone());
+    let nack = Verb::Nack { request: 1, targets, kind, retry_after_ms, whole_group: false, error: error_sent, reason };
+    rig.verb(1, nack);
+    let failure = rig.machine.entries().failure(&entry_key(s(), 0)).cloned().expect("it failed");
+    assert_eq!((failure.error, failure.member), (error, Some(member(1))));
+    assert_eq!(failure.time_ms, rig.now.wall_ms);
+    let rig = rig.restart(1_000);
+    assert_eq!(rig.machine.entries().failure(&entry_key(s(), 0)).unwrap().error.stack, "at brew()");
 }
