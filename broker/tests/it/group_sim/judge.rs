@@ -58,9 +58,9 @@ pub(crate) struct Judge {
     pub(crate) not_before: HashMap<u64, u64>,
     /// When something was last heard of a member.
     pub(crate) heard: BTreeMap<MemberId, u64>,
-    /// Lanes that were lent to an idle member (rule FC-5).
+    /// Lanes that were lent to an idle member, until owners change (rule FC-5).
     pub(crate) lent: HashSet<(Source, LaneKey, MemberId)>,
-    /// What was recalled in this event.
+    /// What was recalled and not delivered since; it may be late if the breaker is open. Until owners change.
     pub(crate) recalled: HashSet<(Source, Item)>,
     /// The next offset that was committed and confirmed (mode OFFSET).
     pub(crate) committed: BTreeMap<Source, u64>,
@@ -225,7 +225,7 @@ impl Judge {
             Some(run) if run.member == member && run.epoch == all.epoch => Ok(()),
             // FC-5: it was recalled from its owner, who has too much, for one that idles.
             // It keeps the lane until that is empty.
-            Some(_) if self.recalled.contains(&(all.source, item)) => {
+            Some(_) if self.recalled.remove(&(all.source, item)) => {
                 self.lent.insert((all.source, lane, member));
                 Ok(())
             }
@@ -430,6 +430,8 @@ impl Judge {
 
     /// Units changed hands: those who had them have until `end_ms` to hand over (rule GM-5).
     pub(crate) fn units_moved(&mut self, source: Source, runs: &[OwnedRun], end_ms: u64) {
+        self.recalled.retain(|(other, _)| *other != source);
+        self.lent.retain(|(other, ..)| *other != source);
         for ((other, _), lease) in &mut self.leases {
             let kept = |run: &OwnedRun| {
                 run.member == lease.member && KeySlot::new(lease.slot).is_some_and(|slot| run.slots.contains(slot))
@@ -461,6 +463,8 @@ impl Judge {
     /// The broker has stopped: leases are forgotten, and with them what waits.
     pub(crate) fn broker_gone(&mut self) {
         self.leases.clear();
+        self.recalled.clear();
+        self.lent.clear();
         self.not_before.clear();
         self.heard.clear();
     }

@@ -154,7 +154,6 @@ impl World {
             self.entries.records.push(record);
         }
         let (group, entries) = (self.groups.records.len(), self.entries.records.len());
-        self.judge.recalled.clear();
         for one in frames {
             self.note(|| format!("    to {} after {:?}: {:?}", one.member.0[0], one.after, one.frame));
             self.judge_frame(one.member, &one.frame)?;
