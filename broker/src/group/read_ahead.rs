@@ -65,6 +65,7 @@ impl Machine {
         if let Some(work) = self.work(source) {
             work.reading.advance(fetched.next, fetched.log_bytes);
         }
+        self.unread_passed(source, now);
         self.take_claims(&fetched, now, fx);
     }
 

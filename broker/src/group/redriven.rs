@@ -10,12 +10,13 @@
 //!                                    +---------+  given back
 //! ```
 //!
-//! Invariants: an entry is in one place alone: waiting, ready or leased; it is in none unless it may be delivered.
+//! Invariants: an entry is in one place alone: waiting, unread, ready or leased; it is in none unless it may be delivered.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
 
 use super::Now;
+use super::config::Mode;
 use super::deadlines::Timer;
 use super::delivery::Room;
 use super::effect::{After, Delivery, DeliveryMore, Effects, EntryDelivery, Frame};
@@ -43,6 +44,7 @@ pub(super) struct Redriven {
     /// wall clock is asked once (rule F6).
     dues: BTreeMap<EntryKey, (i64, u64)>,
     ends: BTreeSet<(u64, EntryKey)>,
+    unread: BTreeSet<EntryKey>,
 }
 
 type ReadyAt = (KeySlot, Offset, PartitionEpoch);
@@ -54,6 +56,8 @@ pub(super) enum Place {
     Ready(KeySlot),
     /// Until this monotonic time.
     Waiting(u64),
+    /// Until the source is read up to it (rule OF-3).
+    Unread,
     /// A member has it.
     Leased(EntryLease),
 }
@@ -250,6 +254,10 @@ impl Machine {
             self.redriven.dues.remove(&key);
             return;
         };
+        if entry.holds && self.unread_before(&key) {
+            self.redriven.put(key, Place::Unread);
+            return;
+        }
         match entry.due_ms {
             super::dead::BLOCKED_MS => {}
             0 => {
@@ -297,6 +305,28 @@ impl Machine {
             self.works.get(&source).and_then(|work| work.lane(entry.lane)).is_some_and(|lane| lane.first < key.offset);
         let intent_before = self.dead.intents.first_of(source, entry.lane).is_some_and(|first| first < *key);
         passed && !held_before && !intent_before
+    }
+
+    /// Whether a record of its key may lie before an entry, unsettled and not read. Only where a reset was undone: what
+    /// died since stays settled above records that are not (rule OF-3).
+    fn unread_before(&self, key: &EntryKey) -> bool {
+        let (Some(partition), Some(work)) = (self.partition(key.source), self.works.get(&key.source)) else {
+            return false;
+        };
+        self.state.config.mode == Mode::Keyed
+            && key.offset < partition.back_to
+            && partition.settled.first_unsettled_at_or_after(work.reading.next) < key.offset
+    }
+
+    /// The source was read on: entries that waited for it go where they belong.
+    pub(super) fn unread_passed(&mut self, source: Source, now: Now) {
+        let waiting = self.redriven.unread.iter().filter(|key| key.source == source);
+        let passed: Vec<EntryKey> = waiting.filter(|key| !self.unread_before(key)).copied().collect();
+        for key in passed {
+            if let Some(entry) = self.entries.get(&key) {
+                self.refresh_of(key, &entry, now);
+            }
+        }
     }
 
     fn make_ready(&mut self, key: EntryKey) {
@@ -389,6 +419,7 @@ impl Redriven {
                 }
             }
             Some(Place::Waiting(at)) => drop(self.waiting.remove(&(at, *key))),
+            Some(Place::Unread) => drop(self.unread.remove(key)),
             Some(Place::Leased(lease)) => drop(self.ends.remove(&(lease.until_ms, *key))),
             None => {}
         }
@@ -403,6 +434,7 @@ impl Redriven {
                 self.ready.entry(key.source).or_default().insert((slot, key.offset, key.epoch));
             }
             Place::Waiting(at) => drop(self.waiting.insert((at, key))),
+            Place::Unread => drop(self.unread.insert(key)),
             Place::Leased(lease) => drop(self.ends.insert((lease.until_ms, key))),
         }
     }

@@ -443,3 +443,21 @@ fn rd_7_a_redriven_entry_that_dies_again_keeps_message_and_stack_of_that_failure
     let rig = rig.restart(1_000);
     assert_eq!(rig.machine.entries().failure(&entry_key(s(), 0)).unwrap().error.stack, "at brew()");
 }
+
+#[test]
+fn of_3_an_entry_waits_until_what_an_undone_reset_brings_back_before_it_is_read_and_settled() {
+    let mut rig = Rig::with(config(), 1);
+    rig.join(1, 1_000);
+    rig.append(s(), &[1, 1, 2]);
+    rig.reset(s(), 1, false);
+    rig.taken(1);
+    rig.bury(1, s(), 1);
+    rig.redrive(5, s(), &[1]).unwrap();
+    assert_eq!(entries(&mut rig), [1]);
+    rig.admin(Admin::UndoReset { act: act() }).unwrap();
+    assert_eq!(rig.both(1), (vec![0, 2], vec![]));
+    assert_eq!(rig.ack(1, s(), &[0]), [AckStatus::Ok]);
+    assert_eq!(entries(&mut rig), [1]);
+    assert_eq!(rig.ack_entry(1, s(), &[1]), [AckStatus::Ok]);
+    assert_eq!(rig.floor(s()), 2);
+}
