@@ -13,6 +13,7 @@ mod commands;
 mod config;
 mod demo;
 mod failure;
+mod filter;
 mod format;
 mod input;
 mod logging;

@@ -15,6 +15,7 @@ use crate::client::{self, failed};
 use crate::clock;
 use crate::commands::group::settings::ModeChoice;
 use crate::failure::{Failure, Outcome};
+use crate::filter::Filter;
 use crate::format::{Format, RecordView, write_json};
 use crate::output::{self, DataStream};
 
@@ -66,7 +67,7 @@ pub(crate) struct Consume {
     #[arg(short, long, value_parser = parse_format)]
     format: Option<Format>,
     /// Only records for which this holds; may be given again.
-    #[arg(long, value_parser = filter)]
+    #[arg(long, value_parser = Filter::parse)]
     filter: Vec<Filter>,
     /// At most so many records a second.
     #[arg(long, default_value_t = 0, hide_default_value = true)]
@@ -76,37 +77,8 @@ pub(crate) struct Consume {
     skip_damaged: bool,
 }
 
-/// A condition on records.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Filter {
-    Key(String),
-    KeyPrefix(String),
-    Header(String),
-    HeaderEquals(String, String),
-    HeaderPrefix(String, String),
-}
-
 fn parse_format(text: &str) -> Result<Format, String> {
     Format::parse(text)
-}
-
-fn filter(text: &str) -> Result<Filter, String> {
-    const ALLOWED: &str = "expected key=K, key^=PREFIX, header.NAME, header.NAME=V or header.NAME^=PREFIX";
-    let (subject, operator, value) = match (text.find("^="), text.find('=')) {
-        (Some(at), Some(equals)) if at < equals => (&text[..at], "^=", &text[at + 2..]),
-        (_, Some(at)) => (&text[..at], "=", &text[at + 1..]),
-        _ => (text, "", ""),
-    };
-    let value = value.to_owned();
-    match (subject, subject.strip_prefix("header."), operator) {
-        ("key", _, "=") => Ok(Filter::Key(value)),
-        ("key", _, "^=") => Ok(Filter::KeyPrefix(value)),
-        (_, Some(""), _) => Err(ALLOWED.to_owned()),
-        (_, Some(name), "") => Ok(Filter::Header(name.to_owned())),
-        (_, Some(name), "=") => Ok(Filter::HeaderEquals(name.to_owned(), value)),
-        (_, Some(name), "^=") => Ok(Filter::HeaderPrefix(name.to_owned(), value)),
-        _ => Err(ALLOWED.to_owned()),
-    }
 }
 
 impl Consume {
@@ -151,13 +123,7 @@ impl Consume {
             (None, Some(count)) => reader = reader.to(ReaderTo::Count(count)),
             (None, None) => {}
         }
-        Ok(self.filter.iter().fold(reader, |reader, filter| match filter {
-            Filter::Key(key) => reader.key(key.clone()),
-            Filter::KeyPrefix(prefix) => reader.key_prefix(prefix.clone()),
-            Filter::Header(name) => reader.header(name),
-            Filter::HeaderEquals(name, value) => reader.header_equals(name, value.clone()),
-            Filter::HeaderPrefix(name, value) => reader.header_prefix(name, value.clone()),
-        }))
+        Ok(Filter::apply(&self.filter, reader))
     }
 
     async fn print_all(&self, mut reader: Reader, format: Option<&Format>) -> Outcome {
@@ -272,17 +238,6 @@ pub(crate) fn gap(reason: GapReason) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn filters_are_told_apart() {
-        assert_eq!(filter("key=a=b"), Ok(Filter::Key("a=b".to_owned())));
-        assert_eq!(filter("key^=5363"), Ok(Filter::KeyPrefix("5363".to_owned())));
-        assert_eq!(filter("key=a^=b"), Ok(Filter::Key("a^=b".to_owned())));
-        assert_eq!(filter("header.trace"), Ok(Filter::Header("trace".to_owned())));
-        assert_eq!(filter("header.a=1"), Ok(Filter::HeaderEquals("a".to_owned(), "1".to_owned())));
-        assert_eq!(filter("header.a^="), Ok(Filter::HeaderPrefix("a".to_owned(), String::new())));
-        assert!(filter("key").is_err() && filter("header.=1").is_err() && filter("value=1").is_err());
-    }
 
     #[test]
     fn an_end_that_means_nothing_is_refused() {

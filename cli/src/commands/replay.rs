@@ -1,25 +1,28 @@
-//! `replay`: ranges of a topic delivered again to a group, looked at and steered (rules RP-1 to RP-5).
+//! `replay`: ranges of a topic delivered again to a group, looked at and steered (rules RP-1 to RP-5), or copied to a topic
+//! or a file.
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use sawlog_client::groups::{RecordFilter, TopicOffset};
-use sawlog_client::replays::{NewReplay, Replay as Job, ReplayInto, ReplayRate, ReplayState, Replays};
-use sawlog_client::{Client, ErrorReason, GroupConfig, GroupMode, GroupPosition};
+use sawlog_client::Client;
+use sawlog_client::replays::{Replay as Job, ReplayRate, ReplayState, Replays};
 
-use super::group::settings::ModeChoice;
-use crate::amounts::{self, Place};
+use self::start::Start;
+use crate::amounts;
 use crate::arguments::Common;
 use crate::client::{self, failed};
-use crate::clock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Rows};
+
+mod copied;
+mod copy;
+mod start;
 
 /// How often a replay that is followed is looked at.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Deliver a range of a topic again to a group, bounded and marked.
+/// Deliver a range of a topic again to a group, bounded and marked; or copy it to a topic or a file.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  sawlog replay start orders --into audit --from 2h --rate 1000 --watch\n  sawlog replay list"
@@ -85,15 +88,29 @@ enum Verb {
 /// How fast.
 #[derive(Debug, Args)]
 struct Pace {
-    /// Records a second.
-    #[arg(long, value_name = "RECORDS", conflicts_with_all = ["rate_bytes", "speed"])]
+    /// Records a second, at least 1.
+    #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["rate_bytes", "speed"])]
     rate: Option<u64>,
     /// Bytes a second, such as 10MiB.
-    #[arg(long, value_parser = amounts::size, value_name = "SIZE", conflicts_with = "speed")]
+    #[arg(long, value_parser = rate_bytes, value_name = "SIZE", conflicts_with = "speed")]
     rate_bytes: Option<u64>,
     /// So many times as fast as the records were appended, such as 60: an hour in a minute.
-    #[arg(long, value_name = "TIMES")]
+    #[arg(long, value_parser = speed, value_name = "TIMES")]
     speed: Option<f64>,
+}
+
+fn rate_bytes(text: &str) -> Result<u64, String> {
+    match amounts::size(text)? {
+        0 => Err("expected at least 1 byte a second; `replay pause` stops one".to_owned()),
+        bytes => Ok(bytes),
+    }
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(times) if (0.001..=1_000.0).contains(&times) => Ok(times),
+        _ => Err("expected 0.001 to 1000 times".to_owned()),
+    }
 }
 
 impl Pace {
@@ -101,47 +118,6 @@ impl Pace {
         let speed = self.speed.map(|times| ReplayRate::SpeedPermille((times * 1_000.0).round() as u64));
         self.rate.map(ReplayRate::Records).or(self.rate_bytes.map(ReplayRate::Bytes)).or(speed)
     }
-}
-
-/// Start a replay into a group: one that is there is set back over what it has handled, another one is made.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  sawlog replay start orders --into audit --from 2026-01-01 --to 2026-02-01\n  \
-                        sawlog replay start orders --into billing --from 1200 --to 1300 --rate 50")]
-struct Start {
-    /// Name of the topic.
-    topic: String,
-    /// Name of the group.
-    #[arg(long, value_name = "GROUP", required_unless_present = "ephemeral")]
-    into: Option<String>,
-    /// Into a group that is made for it and goes with its end.
-    #[arg(long, conflicts_with = "into")]
-    ephemeral: bool,
-    /// How a group that is made shares out its work.
-    #[arg(long, value_enum, default_value = "keyed")]
-    mode: ModeChoice,
-    /// First record: earliest, an offset, a span such as 2h ago, or a time.
-    #[arg(long, value_parser = amounts::place, default_value = "earliest", value_name = "PLACE")]
-    from: Place,
-    /// First record after the range; latest: as it is now.
-    #[arg(long, value_parser = amounts::place, default_value = "latest", value_name = "PLACE")]
-    to: Place,
-    /// Only records with this key.
-    #[arg(long)]
-    key: Option<String>,
-    /// Only records whose keys begin with this.
-    #[arg(long, conflicts_with = "key")]
-    key_prefix: Option<String>,
-    #[command(flatten)]
-    pace: Pace,
-    /// Why.
-    #[arg(long, default_value = "", hide_default_value = true)]
-    note: String,
-    /// Follow it to its end; exits with 5 if it pauses or is cancelled.
-    #[arg(long)]
-    watch: bool,
-    /// Do not ask.
-    #[arg(short, long)]
-    yes: bool,
 }
 
 impl Replay {
@@ -168,57 +144,6 @@ impl Verb {
                 show(&replays.cancel(&id).await.map_err(failed)?, common)
             }
         }
-    }
-}
-
-impl Start {
-    async fn run(self, client: &Client, common: &Common) -> Outcome {
-        let mut replay = NewReplay::new(&self.topic, self.target(client).await?);
-        replay.from = Some(self.position(client, self.from).await?);
-        replay.to = Some(self.position(client, self.to).await?);
-        let bytes = |text: &String| text.clone().into_bytes().into();
-        let (key, key_prefix) = (self.key.as_ref().map(bytes), self.key_prefix.as_ref().map(bytes));
-        if key.is_some() || key_prefix.is_some() {
-            replay.filter = Some(RecordFilter { key, key_prefix, headers: Vec::new() });
-        }
-        (replay.rate, replay.note) = (self.pace.rate(), self.note.clone());
-        if let ReplayInto::Existing(group) = &replay.into {
-            output::confirm(&format!("group {group} gets records of {} again", self.topic), self.yes)?;
-        }
-        let replays = client.replays();
-        let started = replays.start(replay).await.map_err(failed)?;
-        match self.watch && !started.is_ended() {
-            true => watch(&replays, &started.replay_id, common).await,
-            false => show(&started, common),
-        }
-    }
-
-    async fn target(&self, client: &Client) -> Outcome<ReplayInto> {
-        let config = Box::new(GroupConfig { mode: Some(GroupMode::from(self.mode)), ..GroupConfig::default() });
-        let Some(name) = &self.into else { return Ok(ReplayInto::Ephemeral(config)) };
-        match client.groups().get(name).await {
-            Ok(_) => Ok(ReplayInto::Existing(name.clone())),
-            Err(error) if error.reason() == Some(ErrorReason::GroupNotFound) => {
-                Ok(ReplayInto::New(name.clone(), config))
-            }
-            Err(error) => Err(failed(error)),
-        }
-    }
-
-    async fn position(&self, client: &Client, place: Place) -> Outcome<GroupPosition> {
-        let offset = match place.at(clock::wall_ms()) {
-            Place::Earliest => return Ok(GroupPosition::Earliest),
-            Place::Latest => return Ok(GroupPosition::Latest),
-            Place::TimeMs(time) => return Ok(GroupPosition::TimestampMs(time)),
-            Place::Offset(offset) => offset.unsigned_abs(),
-            Place::Last(_) | Place::Ago(_) => {
-                let next = "give earliest, latest, an offset, a span or a time";
-                return Err(Failure::usage("a replay has no bound of the last N records", next));
-            }
-        };
-        let topic = client.admin().get_topic(&self.topic).await.map_err(failed)?;
-        let at = |partition| TopicOffset { topic: self.topic.clone(), partition, offset, epoch: None };
-        Ok(GroupPosition::Offsets((0..topic.partitions()).map(at).collect()))
     }
 }
 

@@ -6,6 +6,7 @@ mod dead_letters;
 mod groups;
 mod lifecycle;
 mod records;
+mod replays;
 mod segments;
 mod support;
 mod topics;
