@@ -14,11 +14,14 @@
 
 mod context;
 mod curve;
+mod events;
 mod followers;
 mod groups;
 mod latency;
 mod lookups;
+mod paced;
 mod produce;
+mod rebuild;
 mod replay;
 mod single;
 mod start;
@@ -34,7 +37,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Section = fn(&mut Bench) -> Result<(), Box<dyn Error>>;
 
 /// Every section: its name and what runs it.
-const SECTIONS: [(&str, Section); 13] = [
+const SECTIONS: [(&str, Section); 16] = [
     ("produce", produce::run),
     ("single", single::run),
     ("replay", replay::run),
@@ -48,6 +51,9 @@ const SECTIONS: [(&str, Section); 13] = [
     ("stuck", groups::stuck),
     ("rebalance", groups::rebalance),
     ("many", groups::many),
+    ("paced", paced::run),
+    ("rebuild", rebuild::run),
+    ("events", events::run),
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,9 +4,11 @@
 //!   records, one call at a time, a fixed number of requests in flight.
 //! - [`client`]: everything that users do: the client crate's producer and reader.
 //! - [`groups`]: members of consumer groups, through the client crate too.
+//! - [`paced`]: a replay at a rate, and producers beside it.
 
 pub mod client;
 pub mod groups;
+pub mod paced;
 pub mod wire;
 
 /// Value bytes of a record that looks like data: 100 bytes of it do not compress to nothing.

@@ -1,0 +1,142 @@
+//! A replay at a rate beside live work: what it keeps to, and what producers notice of it.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use sawlog_client::consumer::{BatchEvent, Consumer, ConsumerEvent};
+use sawlog_client::groups::{GroupConfig, GroupMode};
+use sawlog_client::producer::{Receipt, RecordRef, TrySendError};
+use sawlog_client::replays::{NewReplay, Replay, ReplayInto, ReplayRate};
+use sawlog_client::{Client, Error};
+use tokio::sync::mpsc;
+
+use super::client::{LatencyLoad, Throughput};
+use super::groups::join;
+use crate::stats::Latencies;
+use crate::timing::{Pacer, Stopwatch};
+
+/// How long a replay may take to end its group.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Sends at a fixed rate; the time of a record is from when it was due to when its acknowledgement is here. Answers the
+/// times after the warm-up. For a multi-threaded runtime.
+///
+/// # Errors
+/// The topic is refused, or a record is not acknowledged.
+pub async fn produce_latency(url: &str, load: &LatencyLoad) -> Result<Latencies, Error> {
+    let client = Client::builder(url).connect_lazy()?;
+    let producer = client.producer(load.topic.as_str()).linger(Duration::ZERO).build().await?;
+    let clock = Stopwatch::start();
+    let total = u64::from(load.per_second) * (load.warm_up + load.duration).as_millis() as u64 / 1_000;
+    let (per_second, record_bytes) = (load.per_second, load.record_bytes);
+    let (sent, mut sending) = mpsc::unbounded_channel::<(u64, Receipt)>();
+    let pacing = producer.clone();
+    let pacer = std::thread::spawn(move || {
+        let mut pacer = Pacer::new(clock, per_second);
+        let value = super::payload(record_bytes);
+        for _ in 0..total {
+            let due = pacer.next_due();
+            match pacing.try_send(RecordRef { value: Some(&value), ..RecordRef::default() }) {
+                Ok(receipt) => drop(sent.send((due, receipt))),
+                Err(TrySendError::Refused(error)) => return Err(error),
+                // 32 MiB are buffered: the server has stopped, and the run ends with what it has.
+                Err(TrySendError::Full) => break,
+            }
+        }
+        Ok(())
+    });
+    let warm_up = u64::try_from(load.warm_up.as_nanos()).unwrap_or(u64::MAX);
+    let mut latencies = Latencies::default();
+    while let Some((due, receipt)) = sending.recv().await {
+        receipt.await?;
+        if due >= warm_up {
+            latencies.record_ns(clock.nanos().saturating_sub(due));
+        }
+    }
+    pacer.join().expect("the pacer does not panic")?;
+    producer.close().await?;
+    Ok(latencies)
+}
+
+/// A replay of all of a topic into a group of its own, and the one member that takes it.
+#[derive(Debug)]
+pub struct PacedReplay {
+    client: Client,
+    replay: Replay,
+    consumer: Consumer,
+}
+
+impl PacedReplay {
+    /// Starts it, at most so many records a second, or as fast as they are taken, and waits for the first of them.
+    ///
+    /// # Errors
+    /// The replay is refused, or its session cannot go on.
+    pub async fn start(url: &str, topic: &str, rate: Option<u64>) -> Result<Self, Error> {
+        let client = Client::builder(url).connect_lazy()?;
+        let into = ReplayInto::Ephemeral(Box::new(GroupConfig::default().mode(GroupMode::Offset)));
+        let replay = NewReplay { rate: rate.map(ReplayRate::Records), ..NewReplay::new(topic, into) };
+        let replay = client.replays().start(replay).await?;
+        let consumer = join(&client, &replay.group).await?;
+        let mut started = Self { client, replay, consumer };
+        while matches!(started.take().await?, Some(0)) {}
+        Ok(started)
+    }
+
+    /// Records of the next batch, each looked at; `None`: it has ended.
+    async fn take(&mut self) -> Result<Option<u64>, Error> {
+        let Some(event) = self.consumer.next_batch().await else { return Ok(None) };
+        match event? {
+            BatchEvent::Batch(batch) => {
+                let mut bytes = 0;
+                let records = batch.for_each(|record| bytes += record.value.map_or(0, <[u8]>::len))?;
+                black_box(bytes);
+                self.consumer.commit_batch_later(&batch);
+                Ok(Some(records as u64))
+            }
+            BatchEvent::Event(ConsumerEvent::ReplayDone { source: None, .. }) => Ok(None),
+            BatchEvent::Event(_) => Ok(Some(0)),
+        }
+    }
+
+    /// Takes all that is left.
+    ///
+    /// # Errors
+    /// The session cannot go on.
+    pub async fn finish(mut self) -> Result<Throughput, Error> {
+        let clock = Stopwatch::start();
+        let mut done = Throughput::default();
+        while let Some(records) = self.take().await? {
+            done.records += records;
+        }
+        done.seconds = clock.seconds();
+        self.consumer.shutdown(PATIENCE).await?;
+        Ok(done)
+    }
+
+    /// Takes what comes while `beside` runs, then cancels the replay. Answers what came and what `beside` says; without
+    /// the former if the replay ended first.
+    ///
+    /// # Errors
+    /// The session cannot go on, or `beside` fails.
+    pub async fn beside<T>(
+        mut self,
+        beside: impl Future<Output = Result<T, Error>>,
+    ) -> Result<(Option<Throughput>, T), Error> {
+        let mut beside = std::pin::pin!(beside);
+        let clock = Stopwatch::start();
+        let mut done = Throughput::default();
+        let said = loop {
+            tokio::select! {
+                said = &mut beside => break said?,
+                taken = self.take() => match taken? {
+                    Some(records) => done.records += records,
+                    None => return Ok((None, beside.await?)),
+                },
+            }
+        };
+        done.seconds = clock.seconds();
+        self.client.replays().cancel(&self.replay.replay_id).await?;
+        self.consumer.shutdown(PATIENCE).await?;
+        Ok((Some(done), said))
+    }
+}
