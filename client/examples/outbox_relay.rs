@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let database: tokio_postgres::Config =
         arguments.next().ok_or("usage: outbox_relay \"host=... user=... dbname=...\" [URL of the broker]")?.parse()?;
-    let url = arguments.next().unwrap_or_else(|| "http://127.0.0.1:7171".to_owned());
+    let url = arguments.next().unwrap_or_else(|| "http://127.0.0.1:7070".to_owned());
 
     let client = Client::builder(url).connect_lazy()?;
     // The relay's records have an envelope; with one, repeats of an event id are found out for a day.
