@@ -28,7 +28,7 @@ use super::verbs::PendingAnswer;
 use super::{Now, spill::Spills};
 use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, PartitionEpoch, Source};
 
-pub(super) use super::record::BLOCKED_MS;
+pub(super) use super::record::{BLOCKED_MS, SPENT_MS};
 
 /// What is kept in memory of dead letters on their way.
 #[derive(Debug, Default)]
@@ -210,7 +210,7 @@ impl Machine {
 
     /// Journals an intent and has it moved.
     pub(super) fn intend(&mut self, source: Source, dying: Dying, now: Now, fx: &mut Effects) -> u64 {
-        let Dying { taken, kind, reason, spilled, holds, error, member, blocked_by, records } = dying;
+        let Dying { taken, kind, reason, spilled, holds, mut error, mut member, blocked_by, records } = dying;
         let key = EntryKey { source, offset: taken.offset, epoch: taken.epoch };
         let (number, tried) = {
             let partition = self.state.partitions.get(&source).expect("a partition of the group");
@@ -220,6 +220,12 @@ impl Machine {
         let failed = kind == EntryKind::Failed;
         let first_delivery_ms = tried.as_ref().map_or(if failed { now.wall_ms } else { 0 }, |tried| tried.first_ms);
         let delay_ms = if spilled { taken.due_ms.saturating_sub(now.monotonic_ms) } else { 0 };
+        let mut due_ms = if delay_ms == 0 { 0 } else { now.wall_ms.saturating_add_unsigned(delay_ms) };
+        if spilled && let Some(spent) = tried.as_ref().filter(|tried| tried.due_ms == SPENT_MS) {
+            // It dies where it is once it is the first of its lane (rule RT-1).
+            due_ms = SPENT_MS;
+            (error, member) = self.take_spent(source, spent);
+        }
         let client_version = member.and_then(|member| self.state.members.get(&member));
         let intent = Intent {
             key,
@@ -234,7 +240,7 @@ impl Machine {
             size_bytes: taken.size_bytes,
             cycle: before.map_or(0, |cycle| cycle + 1),
             attempts: if failed || spilled { taken.attempts } else { 0 },
-            due_ms: if delay_ms == 0 { 0 } else { now.wall_ms.saturating_add_unsigned(delay_ms) },
+            due_ms,
             delay_ms,
             first_delivery_ms,
             first_failure_ms: if failed { tried.map_or(now.wall_ms, |tried| tried.first_ms) } else { 0 },

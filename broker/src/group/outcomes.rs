@@ -53,19 +53,21 @@ impl Machine {
                 let client_version = one.map(|one| one.client_version.clone()).unwrap_or_default();
                 let error = ErrorInfo { class, ..error };
                 let failure = EntryFailure { time_ms: now.wall_ms, error, member: Some(member), client_version };
-                self.entry_died(key, lease.attempt, reason, failure, now, fx);
+                self.entry_died(key, lease.attempt, reason, failure, true, now, fx);
             }
         }
     }
 
     /// An entry's tries are spent: a redriven one is open again at the head of its lane (rule RD-7), a spilled one
-    /// becomes failed where it is and its lane dead (rule KO-7).
-    fn entry_died(
+    /// becomes failed where it is and its lane dead (rule KO-7). `anew`: its copy does not tell of the failure.
+    #[expect(clippy::too_many_arguments, reason = "the facts of a death")]
+    pub(super) fn entry_died(
         &mut self,
         key: EntryKey,
         attempts: u32,
         reason: DeadReason,
         failure: EntryFailure,
+        anew: bool,
         now: Now,
         fx: &mut Effects,
     ) {
@@ -104,7 +106,9 @@ impl Machine {
         let dead = entry.clone();
         self.with_lane(source, lane, |machine| {
             machine.commit_entry(EntryRecord::Opened { key, entry: Box::new(dead) }, fx);
-            machine.commit_entry(EntryRecord::Failed { key, failure: Box::new(failure) }, fx);
+            if anew {
+                machine.commit_entry(EntryRecord::Failed { key, failure: Box::new(failure) }, fx);
+            }
         });
         if let Some(job) = job {
             self.leave_job_behind(key, &entry, job, now, fx);

@@ -260,6 +260,7 @@ impl Machine {
         }
         match entry.due_ms {
             super::dead::BLOCKED_MS => {}
+            super::dead::SPENT_MS => self.dead.spent.entry_comes_first(key),
             0 => {
                 self.redriven.dues.remove(&key);
                 self.put_ready(key, entry.slot);

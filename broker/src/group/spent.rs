@@ -1,7 +1,7 @@
 //! Records whose tries are spent while earlier ones of their key are in work (rules RT-1, KO-2).
 //!
 //! Only with several of a key in flight. Such a record is delivered no more; it waits until it is the first of its lane,
-//! and dies then, as any other does: in the order of its key.
+//! and dies then, as any other does: in the order of its key. If its lane is spilled meanwhile, it dies there (rule KO-7).
 //!
 //! Owns: what is known of each until then. Must not know: what a death does. After a restart only the durable part is left:
 //! that it is spent, and its last class.
@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Now;
 use super::effect::{After, Effects};
-use super::entry::DeadReason;
+use super::entry::{DeadReason, EntryFailure, EntryKey};
 use super::machine::Machine;
-use super::record::{ErrorInfo, GroupRecord, SPENT_MS};
+use super::record::{ErrorInfo, GroupRecord, SPENT_MS, Tried};
 use super::slab::NONE;
 use crate::model::{MemberId, Offset, OffsetRange, Source};
 
@@ -22,6 +22,8 @@ pub(super) struct Spent {
     facts: BTreeMap<(Source, Offset), SpentFacts>,
     /// Those that have become the first of their lanes.
     due: Vec<(Source, Offset)>,
+    /// Entries that were spilled as spent and have become the first of theirs.
+    entries: Vec<EntryKey>,
 }
 
 /// How a record failed for the last time.
@@ -36,6 +38,11 @@ impl Spent {
     /// These records have become the first of their lanes.
     pub(super) fn come_first(&mut self, source: Source, offsets: Vec<Offset>) {
         self.due.extend(offsets.into_iter().map(|offset| (source, offset)));
+    }
+
+    /// An entry that was spilled as spent has become the first of its lane.
+    pub(super) fn entry_comes_first(&mut self, key: EntryKey) {
+        self.entries.push(key);
     }
 
     /// Other partitions than these went.
@@ -76,7 +83,9 @@ impl Machine {
     /// Spent records that are the first of their lanes die; answers whether there were any.
     pub(super) fn bury_spent(&mut self, now: Now, fx: &mut Effects) -> bool {
         let due = std::mem::take(&mut self.dead.spent.due);
-        let any = !due.is_empty();
+        let entries = std::mem::take(&mut self.dead.spent.entries);
+        let any = !due.is_empty() || !entries.is_empty();
+        entries.into_iter().for_each(|key| self.bury_spent_entry(key, now, fx));
         for (source, offset) in due {
             let first = self.works.get(&source).and_then(|work| {
                 let index = work.find(offset)?;
@@ -88,16 +97,43 @@ impl Machine {
             }
             let class = self.tried_at(source, offset).map(|tried| tried.class.clone()).unwrap_or_default();
             let facts = self.dead.spent.facts.remove(&(source, offset)).unwrap_or_else(|| SpentFacts {
-                reason: match self.policy_for(source).non_retryable.contains(&class) {
-                    true => DeadReason::NonRetryable,
-                    false => DeadReason::Attempts,
-                },
+                reason: self.spent_reason(source, &class),
                 error: Some(ErrorInfo { class, ..ErrorInfo::default() }),
                 member: None,
             });
             self.kill(source, offset, facts.reason, facts.error, facts.member, None, now, fx);
         }
         any
+    }
+
+    /// What its class says of a spent record, once nothing more is known.
+    fn spent_reason(&self, source: Source, class: &str) -> DeadReason {
+        match self.policy_for(source).non_retryable.iter().any(|known| known == class) {
+            true => DeadReason::NonRetryable,
+            false => DeadReason::Attempts,
+        }
+    }
+
+    /// How a spent record failed that is spilled: its copy says so.
+    pub(super) fn take_spent(&mut self, source: Source, tried: &Tried) -> (Option<ErrorInfo>, Option<MemberId>) {
+        match self.dead.spent.facts.remove(&(source, tried.offset)) {
+            Some(facts) => (facts.error, facts.member),
+            None => (Some(ErrorInfo { class: tried.class.clone(), ..ErrorInfo::default() }), None),
+        }
+    }
+
+    fn bury_spent_entry(&mut self, key: EntryKey, now: Now, fx: &mut Effects) {
+        let Some(entry) = self.entries.get(&key) else { return };
+        let first = self.entries.head_of(key.source, entry.lane) == Some(key);
+        if !first || entry.due_ms != SPENT_MS || entry.state.is_closed() {
+            return;
+        }
+        let class = entry.class.clone().unwrap_or_default();
+        let reason = self.spent_reason(key.source, &class);
+        // What went wrong is in its copy.
+        let error = ErrorInfo { class, fingerprint: entry.fingerprint.unwrap_or_default(), ..ErrorInfo::default() };
+        let failure = EntryFailure { time_ms: now.wall_ms, error, ..EntryFailure::default() };
+        self.entry_died(key, entry.attempts, reason, failure, false, now, fx);
     }
 }
 

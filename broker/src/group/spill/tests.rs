@@ -214,3 +214,39 @@ fn ko_7_lanes_with_leases_are_not_spilled() {
     assert!(rig.moves.is_empty());
     assert_eq!(rig.ack(1, s(), &[0]), [AckStatus::Ok]);
 }
+
+#[test]
+fn rt_1_a_spent_record_of_a_spilled_lane_dies_in_its_turn_and_is_not_delivered_once_more() {
+    for restarts in [false, true] {
+        let mut config = config();
+        config.max_in_flight_per_key = 2;
+        config.retry.max_attempts = 1;
+        let mut rig = rig(config);
+        // Two records of key 1; its second is spent, and the first waits: it was given back.
+        rig.append(s(), &[1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(rig.nack(1, s(), &[1], NackKind::Retry), [AckStatus::Ok], "spent behind the first");
+        rig.nack_with(1, s(), &[0], NackKind::Release, Some(60_000), "E");
+        assert!(rig.moves.is_empty());
+        // The bound is reached: its lane is spilled, as the longest.
+        rig.nack_with(1, s(), &(2..11).collect::<Vec<_>>(), NackKind::Release, Some(60_000), "E");
+        rig.settle_moves();
+        assert_eq!(spilled(&rig)[..2], [0, 1]);
+        rig.taken(1);
+        if restarts {
+            rig = rig.restart(1_000);
+            rig.pass(11_000);
+            rig.join(2, 1_000);
+        }
+        let me = if restarts { 2 } else { 1 };
+        rig.pass_alive(61_000, &[me]);
+        assert!(rig.both(me).1.contains(&0), "restarts: {restarts}");
+        assert_eq!(rig.ack_entry(me, s(), &[0]), [AckStatus::Ok]);
+        rig.settle_moves();
+        rig.pass_alive(100_000, &[me]);
+        assert!(!rig.both(me).1.contains(&1), "it is not delivered a second time, restarts: {restarts}");
+        let entry = rig.entry(s(), 1);
+        assert_eq!((entry.kind, entry.state, entry.attempts), (EntryKind::Failed, EntryState::Open, 1));
+        assert_eq!((entry.reason, entry.class.as_deref()), (DeadReason::Attempts, Some("E")));
+        assert_eq!(rig.lane_state(s(), 1), LaneState::Dead);
+    }
+}
