@@ -30,15 +30,12 @@ use crate::group::GroupConfig;
 use crate::group::effect::{Effects, Fetch, Frame, Notice, Refusal};
 use crate::group::event::{Admin, Event, Fetched};
 use crate::group::machine::Machine;
-use crate::group::record::{GapReason, GroupRecord, SettledAs};
-use crate::model::{GroupId, GroupName, MemberId, Offset, OffsetRange, PartitionEpoch, Source};
+use crate::group::record::{GapReason, GroupRecord};
+use crate::model::{GroupId, GroupName, MemberId, Offset, PartitionEpoch, Source};
 use crate::partition::PartitionLog;
 
 /// No deadline.
 const NEVER: u64 = u64::MAX;
-
-/// Runs of each partition that are remembered as not handled.
-const SKIPS_KEPT: usize = 256;
 
 /// One group.
 #[derive(Debug)]
@@ -73,8 +70,6 @@ pub(super) struct Inner {
     gone: bool,
     /// The end of the group is in the journal.
     deleted: bool,
-    /// The last runs of each partition that were settled, but not as handled.
-    skips: HashMap<Source, VecDeque<OffsetRange>>,
     /// Since when nobody has a stream, by the monotonic clock in milliseconds.
     idle_since_ms: u64,
 }
@@ -104,7 +99,6 @@ impl Group {
             written: Written::default(),
             gone: false,
             deleted: false,
-            skips: HashMap::new(),
             idle_since_ms: shared.now().monotonic_ms,
         };
         Arc::new_cyclic(|own| Self {
@@ -308,10 +302,6 @@ impl Group {
                 GroupRecord::Left { .. } if inner.config.replay_only => self.shared.replays.notify_one(),
                 GroupRecord::Cut { source, .. } => self.cache.forget(*source),
                 GroupRecord::Deleted => inner.deleted = true,
-                GroupRecord::Settled { source, how: SettledAs::Skipped | SettledAs::Expired, runs } => {
-                    runs.iter().for_each(|run| inner.skipped(*source, *run));
-                }
-                GroupRecord::GapPassed { source, range, .. } => inner.skipped(*source, *range),
                 _ => {}
             }
         }
@@ -467,26 +457,6 @@ impl Group {
 }
 
 impl Inner {
-    /// Keeps what was not handled, for those who ask soon after (rule RW-1). After a restart, and for what is long past,
-    /// settled counts as handled: the journal does not keep how.
-    fn skipped(&mut self, source: Source, run: OffsetRange) {
-        let skips = self.skips.entry(source).or_default();
-        match skips.back_mut() {
-            Some(last) if last.to == run.from => last.to = run.to,
-            _ => {
-                if skips.len() >= SKIPS_KEPT {
-                    skips.pop_front();
-                }
-                skips.push_back(run);
-            }
-        }
-    }
-
-    /// Whether a settled record is known not to have been handled.
-    pub(super) fn was_skipped(&self, source: Source, offset: Offset) -> bool {
-        self.skips.get(&source).is_some_and(|skips| skips.iter().any(|run| run.contains(offset)))
-    }
-
     /// Whether a stream is the member's present one.
     fn speaks(&self, member: MemberId, outbox: &Arc<Outbox>) -> bool {
         self.outboxes.get(&member).is_some_and(|current| Arc::ptr_eq(current, outbox))

@@ -105,6 +105,11 @@ impl Coordinator {
                 cut.push(true);
                 continue;
             };
+            if position.epoch > log.epoch() {
+                // The log has not come to that epoch: it is of another one's future.
+                cut.push(true);
+                continue;
+            }
             // The record itself must be there, so the position after it counts.
             match log.check_position(position.epoch, position.offset.saturating_add(1)).await {
                 Ok(()) => cut.push(false),
@@ -126,6 +131,10 @@ fn decided(inner: &Inner, position: &Position) -> Processed {
     let machine = &inner.machine;
     let source = source_of(position);
     let Some(partition) = machine.state().partitions.get(&source) else { return Processed::OtherLog };
+    // What the log cannot tell any more once its records are trimmed away: that part was cut, others have its offsets.
+    if partition.cuts.iter().any(|(at, epoch)| *at <= position.offset && *epoch > position.epoch) {
+        return Processed::OtherLog;
+    }
     let key = EntryKey { source, offset: position.offset, epoch: position.epoch };
     if let Some(entry) = machine.entries().get(&key) {
         match (entry.state, entry.kind) {
@@ -145,7 +154,7 @@ fn decided(inner: &Inner, position: &Position) -> Processed {
     };
     match settled {
         false => Processed::Pending,
-        true if inner.was_skipped(source, position.offset) => Processed::Skipped,
+        true if partition.skips.contains(position.offset) => Processed::Skipped,
         true => Processed::Acked,
     }
 }

@@ -319,7 +319,7 @@ impl Machine {
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
         let Some(key) = self.entries.head_of(source, lane) else {
-            return self.head_in_source(source, lane, skip, now, fx);
+            return self.head_in_source(source, lane, skip, act, now, fx);
         };
         let entry = self.entries.get(&key).ok_or(Refusal::EntryNotFound)?;
         if let Some(job) = entry.job {
@@ -348,6 +348,7 @@ impl Machine {
         source: Source,
         lane: LaneKey,
         skip: bool,
+        act: Act,
         now: Now,
         fx: &mut Effects,
     ) -> Result<(), Refusal> {
@@ -367,6 +368,8 @@ impl Machine {
                 work.take_head(lane, now.monotonic_ms);
             }
             self.settle_offset(source, offset, SettledAs::Skipped, fx);
+            // It has no entry to note it in.
+            self.commit(GroupRecord::SkippedBy { source, runs: vec![Self::one(offset)], act }, fx);
             self.note_hole(source, lane, offset, fx);
             return Ok(());
         }

@@ -55,6 +55,7 @@ pub mod replay;
 pub mod retry;
 mod room;
 pub mod settled;
+pub mod skips;
 mod slab;
 mod spent;
 mod spill;

@@ -295,7 +295,7 @@ pub enum GroupRecord {
         /// When.
         time_ms: i64,
     },
-    /// Who skipped records that were just settled, and why (rule AK-1): for the audit, nothing changes with it.
+    /// Who skipped records that were just settled, and why (rules AK-1, RD-8): for the audit.
     SkippedBy {
         /// The partition.
         source: Source,

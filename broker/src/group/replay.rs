@@ -253,6 +253,11 @@ impl PartitionState {
     /// Positions of a replay: in a group of its own all begins anew, else the range alone is unsettled again.
     fn set_back(&mut self, range: &ReplayRange, own: bool) {
         self.back_to = self.back_to.max(self.settled.end());
+        self.skips.forget(if own {
+            OffsetRange { from: Offset::ZERO, to: Offset::MAX }
+        } else {
+            OffsetRange { from: range.from, to: range.to }
+        });
         if own {
             self.settled.set_floor(range.from);
             self.tried.clear();

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::Act;
 use super::pairs;
-use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, Start, Tried};
+use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, SettledAs, Start, Tried};
 use super::replay::Replays;
 use super::settled::SettledSet;
+use super::skips::Skips;
 use crate::limits;
 use crate::model::{
     AssignmentEpoch, GroupId, GroupName, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source,
@@ -87,6 +88,9 @@ pub struct PartitionState {
     /// marked (rule DL-8).
     #[serde(default, with = "pairs")]
     pub holes: BTreeMap<LaneKey, Offset>,
+    /// What was settled, but not as handled, and why.
+    #[serde(default, skip_serializing_if = "Skips::is_empty")]
+    pub skips: Skips,
 }
 
 /// Cuts that a partition remembers; older ones are done with at the next start at the latest.
@@ -111,6 +115,7 @@ impl PartitionState {
             cuts: Vec::new(),
             leases_from: AssignmentEpoch::default(),
             holes: BTreeMap::new(),
+            skips: Skips::default(),
         }
     }
 }
@@ -211,7 +216,7 @@ impl GroupState {
     pub fn replay(&mut self, record: &GroupRecord) -> Result<(), String> {
         match record {
             GroupRecord::Created { .. } => return Err(format!("group {} is there already", self.id)),
-            GroupRecord::Deleted | GroupRecord::SkippedBy { .. } => {}
+            GroupRecord::Deleted => {}
             GroupRecord::Configured { config, notes } => {
                 self.config = (**config).clone();
                 self.notes = notes.clone();
@@ -327,6 +332,7 @@ impl GroupState {
             partition.crashes = 0;
             partition.tried.clear();
             partition.holes.clear();
+            partition.skips.forget(OffsetRange { from: start.offset, to: Offset::MAX });
             partition.commit = Commit::default();
             if clear {
                 partition.clear_below = partition.next_intent;
@@ -356,6 +362,7 @@ impl GroupState {
             | GroupRecord::Epoch { source, .. }
             | GroupRecord::Hole { source, .. }
             | GroupRecord::HolesTold { source, .. }
+            | GroupRecord::SkippedBy { source, .. }
             | GroupRecord::Crashes { source, .. } => *source,
             GroupRecord::Intended { intent, .. } => intent.key.source,
             other => return Err(format!("not a record of a partition: {other:?}")),
@@ -377,8 +384,11 @@ impl GroupState {
 impl PartitionState {
     fn replay(&mut self, record: &GroupRecord) -> Result<(), String> {
         match record {
-            GroupRecord::Settled { runs, .. } => {
+            GroupRecord::Settled { runs, how, .. } => {
                 for run in runs {
+                    if matches!(how, SettledAs::Skipped | SettledAs::Expired) {
+                        self.skips.add(*run);
+                    }
                     self.settled.settle(*run);
                     self.forget_tries(run.from, run.to);
                 }
@@ -405,17 +415,22 @@ impl PartitionState {
                 if let (Some(intent), Some(_)) = (self.intents.remove(number), how) {
                     let from = intent.key.offset;
                     let to = from.saturating_add(u64::from(intent.records.max(1)));
+                    if *how == Some(SettledAs::Expired) {
+                        self.skips.add(OffsetRange { from, to });
+                    }
                     self.settled.settle(OffsetRange { from, to });
                     self.forget_tries(from, to);
                 }
             }
             GroupRecord::GapPassed { range, .. } => {
+                self.skips.add(*range);
                 self.settled.settle(*range);
                 self.forget_tries(range.from, range.to);
             }
             GroupRecord::Cut { at, epoch, group_epoch, .. } => {
                 self.leases_from = AssignmentEpoch(*group_epoch);
                 self.settled.cut(*at);
+                self.skips.forget(OffsetRange { from: *at, to: Offset::MAX });
                 self.start = self.start.min(*at);
                 self.tried.retain(|offset, _| offset < at);
                 self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);
@@ -436,6 +451,7 @@ impl PartitionState {
                     self.holes.remove(lane);
                 }
             }
+            GroupRecord::SkippedBy { runs, act, .. } => self.skips.explain(runs, act),
             GroupRecord::Crashes { count, .. } => self.crashes = *count,
             other => return Err(format!("not a record of a partition: {other:?}")),
         }

@@ -375,5 +375,13 @@ fn ak_1_who_skips_a_record_and_why_is_in_the_journal() {
     assert_eq!(rig.nack(1, source(1, 0), &[0], NackKind::Skip), [AckStatus::AlreadySettled]);
     let times = rig.journal.iter().filter(|record| matches!(record, GroupRecord::SkippedBy { .. })).count();
     assert_eq!(times, 1, "once");
-    assert_eq!(rig.restart(10).floor(source(1, 0)), 2);
+    // It is part of the state, so of a snapshot too.
+    let rig = rig.restart(10);
+    let stored = serde_json::to_string(rig.machine.state()).unwrap();
+    let state: super::super::state::GroupState = serde_json::from_str(&stored).unwrap();
+    assert_eq!(&state, rig.machine.state());
+    let skips = &state.partitions[&source(1, 0)].skips;
+    assert_eq!(skips.reasons().map(|skip| skip.act.note.as_str()).collect::<Vec<_>>(), ["not needed"]);
+    assert!(skips.contains(at(1)) && !skips.contains(at(2)));
+    assert_eq!(rig.floor(source(1, 0)), 2);
 }
