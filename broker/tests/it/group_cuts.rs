@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use sawlog_broker::coordinator::types::{EntryState, Frame, GapReason, GroupConfig, Mode, NackKind, StartAt};
+use sawlog_broker::coordinator::views::Processed;
 use sawlog_broker::coordinator::{GroupError, Session, SessionFrame};
 use sawlog_broker::log::storage::SimDisk;
-use sawlog_broker::model::{AckLevel, AssignmentEpoch, Offset, OffsetRange};
+use sawlog_broker::model::{AckLevel, AssignmentEpoch, Offset, OffsetRange, PartitionEpoch, Position};
 use sawlog_broker::topics::TopicConfig;
+use sawlog_proto::batch::{self, BatchLimits, RecordView};
 
 use crate::coordinator::{Groups, join, offsets, run, value};
 use crate::topics::{World, config, offset};
@@ -132,6 +134,149 @@ fn ak_12_a_cut_is_told_as_a_gap_to_the_first_member_that_comes_and_dead_letters_
     let (_, records) = groups.records(&mut session, 6);
     assert_eq!(offsets(&records), (0..6).collect::<Vec<_>>());
     assert_eq!(value(&records[5]), b"new");
+}
+
+/// Rule RW-1: a token of a part that was cut is never answered for another record, not when that is trimmed away either.
+#[test]
+fn of_7_rw_1_a_token_of_a_cut_part_is_of_another_log_also_once_the_part_is_trimmed() {
+    let groups = Groups::new();
+    groups.world.create("orders", written()).expect("the disk is well");
+    groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
+    for number in 0..8 {
+        groups.produce("orders", &[(&format!("key-{number}"), "old")]);
+    }
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let (epoch, _) = groups.records(&mut session, 8);
+    groups.ack(&mut session, epoch, "orders", vec![run(0, 8)]);
+    drop(session);
+    let source = groups.source("orders");
+    let before = groups.world.topic("orders").partitions()[0].epoch();
+    let (groups, cut) = loses_a_tail(groups, 0);
+    for number in cut..12 {
+        groups.produce("orders", &[(&format!("key-{number}"), "new")]);
+    }
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let left = usize::try_from(12 - cut).expect("small");
+    let (epoch, _) = groups.records(&mut session, left);
+    groups.ack(&mut session, epoch, "orders", vec![run(cut, 12)]);
+    let after = groups.world.topic("orders").partitions()[0].epoch();
+    assert!(after > before);
+    let ahead = PartitionEpoch::new(after.get() + 1).expect("small");
+    let ask = |groups: &Groups, epoch| {
+        let at = |at| Position { topic: source.topic, partition: source.partition, epoch, offset: offset(at) };
+        let positions = [at(7), at(11)];
+        let wait = groups.coordinator().await_processed("billing", &positions, Duration::ZERO);
+        groups.runtime.block_on(wait).expect("it is there")
+    };
+    for trimmed in [false, true] {
+        if trimmed {
+            groups.world.trim("orders", 12).expect("it can be trimmed");
+        }
+        assert_eq!(ask(&groups, before), [Processed::OtherLog, Processed::OtherLog], "trimmed: {trimmed}");
+        assert_eq!(ask(&groups, after), [Processed::Acked, Processed::Acked], "trimmed: {trimmed}");
+        assert_eq!(ask(&groups, ahead), [Processed::OtherLog, Processed::OtherLog], "trimmed: {trimmed}");
+    }
+}
+
+/// Copies of the record at this offset among the dead letters, by their values.
+fn copies(groups: &Groups) -> Vec<Vec<u8>> {
+    let Some(topic) = groups.world.engine().topics().get("orders.billing.dlq") else { return Vec::new() };
+    let log = &topic.partitions()[0];
+    let end = log.high_watermark();
+    let (mut next, mut found) = (Offset::ZERO, Vec::new());
+    while next < end {
+        let read = groups.runtime.block_on(log.read(next, 1 << 20)).expect("the disk is well");
+        for frame in &read.frames {
+            let records = batch::records(&frame.batch, &BatchLimits::DEFAULT).expect("a good batch");
+            let value = |record: RecordView<'_>| record.value.expect("a value").to_vec();
+            found.extend(records.views().map(|record| value(record.expect("a good record"))));
+            next = frame.base_offset.saturating_add(frame.record_count.into());
+        }
+    }
+    found
+}
+
+/// A record is killed while the log's tail, the record with it, is only written. The power goes at every call.
+#[test]
+fn ak_12_dl_4_a_tail_that_vanishes_at_any_step_of_a_death_leaves_nothing_lost_doubled_or_mistaken() {
+    let groups = Groups::new();
+    let slow = TopicConfig { flush_interval_ms: 60_000, ..written() };
+    groups.world.create("orders", slow).expect("the disk is well");
+    groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
+    for number in 0..3 {
+        groups.produce("orders", &[(&format!("key-{number}"), "old")]);
+    }
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let (epoch, _) = groups.records(&mut session, 3);
+    groups.world.disk.record_images();
+    groups.nack(&session, epoch, "orders", 2, NackKind::Dead);
+    groups.results(&mut session, 9);
+    let images = groups.world.disk.take_images();
+    drop(session);
+    // Whether the record was cut, whether its intent was durable, whether it has an entry.
+    let mut seen = std::collections::BTreeMap::new();
+    for (at, image) in images.iter().enumerate() {
+        for disk in [image.kill(), image.crash(at as u64), image.crash(1_000 + at as u64)] {
+            *seen.entry(after_a_cut_death(disk, &format!("call {at}, after {:?}", image.last))).or_insert(0) += 1;
+        }
+    }
+    for wanted in
+        [(false, false, false), (false, true, true), (true, false, false), (true, true, false), (true, true, true)]
+    {
+        assert!(seen.contains_key(&wanted), "{wanted:?} is not among {seen:?}");
+    }
+    assert!(!seen.contains_key(&(false, true, false)), "{seen:?}");
+}
+
+/// What stands on such a disk, with the cut, is a group that goes on right. Tells what it was.
+fn after_a_cut_death(disk: SimDisk, when: &str) -> (bool, bool, bool) {
+    let mut groups = Groups::on(disk);
+    let end = end_of(&groups).get();
+    for number in end..3 {
+        groups.produce("orders", &[(&format!("other-{number}"), "new")]);
+    }
+    for kills in 0..2 {
+        let handle = groups.coordinator().handle("billing").expect("it is there");
+        let done = async {
+            while !handle.intents().is_empty() {
+                tokio::task::yield_now().await
+            }
+        };
+        let in_time = async { tokio::time::timeout(Duration::from_secs(20), done).await };
+        groups.runtime.block_on(in_time).unwrap_or_else(|_| panic!("{when}: an intent stays open"));
+        drop(handle);
+        if kills == 0 {
+            groups.world.kill_and_start();
+        }
+    }
+    let (cut, mut intended, mut dead) = (end < 3, false, false);
+    let handle = groups.coordinator().handle("billing").expect("it is there");
+    handle.with_state(&mut |state| intended = state.partitions.values().any(|one| one.next_intent > 1));
+    handle.with_entries(&mut |entries| {
+        for (key, entry) in entries.iter() {
+            assert_eq!((key.offset, entry.state), (offset(2), EntryState::Open), "{when}");
+            assert_eq!(entry.source_lost, cut, "{when}");
+            assert!(!dead, "{when}: two entries of one record");
+            dead = true;
+        }
+    });
+    let copies = copies(&groups);
+    assert!(copies.iter().all(|value| value == b"old"), "{when}: {copies:?}");
+    assert_eq!(copies.len(), usize::from(dead), "{when}");
+    // What was not handled comes, each once; the dead one does not, another one in its place does.
+    groups.advance(Duration::from_secs(11));
+    let mut session = groups.join(join("billing", 2)).expect("let in");
+    let expected: Vec<(u64, &[u8])> = (0..3)
+        .filter(|number| *number < 2 || cut || !dead)
+        .map(|number| (number, if number < end { &b"old"[..] } else { b"new" }))
+        .collect();
+    let (epoch, records) = groups.records(&mut session, expected.len());
+    let mut found: Vec<(u64, &[u8])> = records.iter().map(|one| (one.delivery.offset.get(), value(one))).collect();
+    found.sort_unstable();
+    assert_eq!(found, expected, "{when}");
+    groups.ack(&mut session, epoch, "orders", expected.iter().map(|(number, _)| run(*number, number + 1)).collect());
+    assert_eq!(groups.lag("billing").floor, offset(3), "{when}");
+    (cut, intended, dead)
 }
 
 #[test]
