@@ -397,7 +397,9 @@ impl Board {
                     if let (Some(error), Some(slot)) = (&failure, self.slots.get_mut(ticket)) {
                         tell(slot.waiter.take(), Err(error.clone()));
                     }
-                    let outcome = outcome.unwrap_or(AckOutcome::Done);
+                    // What an answer does not name is done; a verb that was refused has done nothing.
+                    let unnamed = if failure.is_some() { AckOutcome::NotLeased } else { AckOutcome::Done };
+                    let outcome = outcome.unwrap_or(unnamed);
                     self.drop_settled(ticket, &sent.verb, outcome);
                     self.answered(ticket, outcome);
                 }

@@ -384,6 +384,15 @@ fn rt_1_what_came_again_begins_if_its_verdict_has_not_settled_it() {
 }
 
 #[test]
+fn ak_2_a_verdict_that_is_refused_as_a_whole_has_settled_nothing() {
+    let (mut bench, sequence) = came_again(Bench::done);
+    let failure = v1::Failure { reason: v1::ErrorReason::WrongMode.into(), ..Default::default() };
+    let refused = v1::AckResult { sequence, results: Vec::new(), failure: Some(failure) };
+    bench.tell(Frame::AckResult(refused));
+    assert_eq!(bench.offsets(), [5], "what came again is to be handled");
+}
+
+#[test]
 fn gm_8_nothing_more_begins_once_others_may_have_it() {
     let mut bench = Bench::new(GroupMode::Keyed, true, 1);
     bench.records(&[(1, "a")]);
