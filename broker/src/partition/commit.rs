@@ -297,6 +297,9 @@ impl<L: GroupLog> Core<L> {
     pub(crate) fn unfence(&mut self, group: &Group<L>) {
         self.fenced = None;
         self.slow = false;
+        if let Some(events) = &group.events {
+            events.truncate(self.log.durable_end());
+        }
         group.watermark.reset(self.log.durable_end());
         group.refuse_fenced(None);
     }
@@ -311,9 +314,8 @@ impl<L: GroupLog> Core<L> {
         let refusal = |outcome_unknown| AppendFailure::Fenced { durable_end, cause: cause.clone(), outcome_unknown };
         group.refuse_fenced(Some(refusal(false)));
         self.producers.truncate(durable_end);
-        if let Some(events) = &group.events {
-            events.truncate(durable_end);
-        }
+        // Event ids above it stay taken: what was written may be found again by a restart, so that nobody may write it
+        // elsewhere before it is known (rules D5, PR-12).
         group.watermark.reset(durable_end);
         group.pulse.clean();
         group.pulse.marked();

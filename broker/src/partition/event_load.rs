@@ -227,9 +227,10 @@ impl Partition {
             if core.log.closed {
                 return answer.give(Err(AppendFailure::ShuttingDown));
             }
-            let (durable_end, end) = (core.log.log.durable_end(), end.min(core.log.log.end()));
+            let (durable_end, asked) = (core.log.log.durable_end(), end);
+            let end = end.min(core.log.log.end());
             match &core.fenced {
-                Some(cause) if end > durable_end => {
+                Some(cause) if asked > durable_end => {
                     let cause = cause.clone();
                     answer.give(Err(AppendFailure::Fenced { durable_end, cause, outcome_unknown: true }));
                 }

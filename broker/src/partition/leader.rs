@@ -168,7 +168,8 @@ impl<L: GroupLog> Core<L> {
             }
             Err(error) => {
                 self.producers.truncate(begin);
-                if let Some(events) = &group.events {
+                // Of a log that could not be cut back a part may be found again (see `enter_fence`).
+                if let Some(events) = group.events.as_ref().filter(|_| self.log.fenced().is_none()) {
                     events.truncate(begin);
                 }
                 let failure = write_failure(&error, self.log.durable_end(), true);

@@ -14,7 +14,8 @@
 //! waits for another; the answer to a repeat does, in a task of its own.
 //!
 //! Invariants: at most `max_ids` ids; of two records with one id the second is written only if the first was never
-//! written, is gone, or is older than the window; while a partition of the topic is not loaded, no id is reserved. Its
+//! written, is gone, or is older than the window - what a fenced partition has above its durable end is none of that
+//! before it is reopened, or found by a restart; while a partition of the topic is not loaded, no id is reserved. Its
 //! lock is held for look-ups in memory alone. It must not know of messages.
 
 mod answer;
