@@ -9,7 +9,7 @@ use super::{Coordinator, GroupError};
 use crate::group::effect::Refusal;
 use crate::group::entry::EntryState;
 use crate::group::event::{Admin, Event};
-use crate::group::record::{GapReason, Start};
+use crate::group::record::Start;
 use crate::group::{GroupTopic, Positions, SourceName, StartAt};
 use crate::model::{Offset, OffsetRange, PartitionEpoch, PartitionId, Source};
 use crate::partition::{PartitionLog, PartitionReadError};
@@ -127,7 +127,8 @@ impl Coordinator {
         for target in targets {
             if let Some(range) = target.gap {
                 let source = target.start.source;
-                group.drive_event(Event::Gap { source, range, reason: GapReason::Retention });
+                let reason = group.reason_of_start(source, range.to);
+                group.drive_event(Event::Missed { source, range, reason });
             }
         }
         Ok(ResetReport { partitions, number })

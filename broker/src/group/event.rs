@@ -48,6 +48,15 @@ pub enum Event {
         /// Why.
         reason: GapReason,
     },
+    /// A reset asked for these offsets, and they are gone: the group begins behind them (rule OF-5).
+    Missed {
+        /// The partition.
+        source: Source,
+        /// Which.
+        range: OffsetRange,
+        /// Why.
+        reason: GapReason,
+    },
     /// The partition's end was cut at `at` and `epoch` began (rule AK-12); `at` `None`: a new epoch, nothing cut.
     Cut {
         /// The partition.

@@ -135,6 +135,7 @@ impl Machine {
             Event::Fetched(fetched) => self.fetched(*fetched, now, fx),
             Event::HighWatermark { source, offset } => self.high_watermark(source, offset),
             Event::Gap { source, range, reason } => self.gap(source, range, reason, now, fx),
+            Event::Missed { source, range, reason } => self.tell_gap(source, range, reason, None, false, fx),
             Event::Cut { source, at, epoch } => self.cut(source, at, epoch, now, fx),
             Event::Copied { source, number, copy } => self.copied(source, number, copy, now, fx),
             Event::EntryDurable { source, number } => self.entry_durable(source, number, now, fx),

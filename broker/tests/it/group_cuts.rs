@@ -3,15 +3,17 @@
 
 use std::time::Duration;
 
-use sawlog_broker::coordinator::types::{EntryState, Frame, GapReason, GroupConfig, Mode, NackKind, StartAt};
-use sawlog_broker::coordinator::views::Processed;
+use sawlog_broker::coordinator::types::{
+    EntryState, Frame, GapReason, GroupConfig, Mode, NackKind, SourceName, StartAt,
+};
+use sawlog_broker::coordinator::views::{Processed, ResetRequest};
 use sawlog_broker::coordinator::{GroupError, Session, SessionFrame};
 use sawlog_broker::log::storage::SimDisk;
 use sawlog_broker::model::{AckLevel, AssignmentEpoch, Offset, OffsetRange, PartitionEpoch, Position};
 use sawlog_broker::topics::TopicConfig;
 use sawlog_proto::batch::{self, BatchLimits, RecordView};
 
-use crate::coordinator::{Groups, join, offsets, run, value};
+use crate::coordinator::{Groups, caller, group_name, join, offsets, run, value};
 use crate::topics::{World, config, offset};
 
 impl Groups {
@@ -176,6 +178,41 @@ fn of_7_rw_1_a_token_of_a_cut_part_is_of_another_log_also_once_the_part_is_trimm
         assert_eq!(ask(&groups, after), [Processed::Acked, Processed::Acked], "trimmed: {trimmed}");
         assert_eq!(ask(&groups, ahead), [Processed::OtherLog, Processed::OtherLog], "trimmed: {trimmed}");
     }
+}
+
+#[test]
+fn of_5_a_reset_to_below_the_log_begins_at_its_start_and_members_are_told_what_will_not_come() {
+    let groups = Groups::new();
+    groups.world.create("orders", config(1)).expect("the disk is well");
+    groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
+    for number in 0..4 {
+        groups.produce("orders", &[(&format!("key-{number}"), "value")]);
+    }
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let (epoch, _) = groups.records(&mut session, 4);
+    groups.ack(&mut session, epoch, "orders", vec![run(0, 4)]);
+    groups.world.trim("orders", 2).expect("it can be trimmed");
+    let reset = ResetRequest {
+        name: group_name("billing"),
+        target: StartAt::Offsets(vec![(SourceName { topic: "orders".into(), partition: 0 }, Offset::ZERO)]),
+        epochs: Vec::new(),
+        partitions: Vec::new(),
+        clear: false,
+        dry_run: false,
+        caller: caller(),
+    };
+    groups.runtime.block_on(groups.coordinator().reset(reset)).expect("it may");
+    let (mut gap, mut again) = (None, Vec::new());
+    groups.until(&mut session, |frame| {
+        match frame {
+            SessionFrame::Control(Frame::Gap { range, reason, stops, .. }) => gap = Some((range, reason, stops)),
+            SessionFrame::Records { records, .. } => again.extend(offsets(&records)),
+            SessionFrame::Control(_) | SessionFrame::Batches { .. } => {}
+        }
+        (gap.is_some() && again.len() >= 2).then_some(())
+    });
+    assert_eq!(gap, Some((run(0, 2), GapReason::Trim, false)));
+    assert_eq!(again, [2, 3]);
 }
 
 /// Copies of the record at this offset among the dead letters, by their values.
