@@ -129,6 +129,7 @@ impl Machine {
             self.deadlines.disarm(Timer::Session(one.handle));
         }
         self.members.remove(old);
+        self.hand_over.drains.remove(&old);
         self.commit(GroupRecord::Left { member: old }, fx);
     }
 

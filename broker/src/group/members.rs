@@ -298,6 +298,7 @@ impl Machine {
         let Some(one) = self.members.get(member) else { return };
         self.deadlines.disarm(Timer::Session(one.handle));
         self.members.remove(member);
+        self.hand_over.drains.remove(&member);
         self.commit(GroupRecord::Left { member }, fx);
         self.after_awaited(now, fx);
     }

@@ -8,7 +8,7 @@
 //! its owner until it says `Revoked`, or the time has passed.
 //!
 //! Invariants: the owners' runs of a partition are in order and do not overlap; an epoch that was given rises with each
-//! change of hands (rule GM-6).
+//! change of hands (rule GM-6); nobody drains slots that it owns, nor after its session.
 
 use std::collections::BTreeMap;
 
@@ -48,6 +48,27 @@ impl HandOver {
     /// Slots that a member had and may still have leases of.
     pub(super) fn drains_of(&self, member: MemberId) -> &[Drain] {
         self.drains.get(&member).map_or(&[], Vec::as_slice)
+    }
+
+    /// Slots are a member's again: it has not to hand them over any more. The rest of what it drains keeps its time.
+    fn came_back(&mut self, member: MemberId, unit: AssignedUnit) {
+        let Some(drains) = self.drains.get_mut(&member) else { return };
+        let mut kept = Vec::with_capacity(drains.len());
+        for drain in drains.drain(..) {
+            let slots = drain.unit.slots;
+            let back = slots.intersection(unit.slots);
+            if drain.unit.source != unit.source || back.is_empty() {
+                kept.push(drain);
+                continue;
+            }
+            let rest = [SlotRange { to: back.from, ..slots }, SlotRange { from: back.to, ..slots }];
+            let rest = rest.into_iter().filter(|slots| !slots.is_empty());
+            kept.extend(rest.map(|slots| Drain { unit: AssignedUnit { slots, ..drain.unit }, ..drain }));
+        }
+        *drains = kept;
+        if drains.is_empty() {
+            self.drains.remove(&member);
+        }
     }
 
     /// Keeps the drains, of a member or of all, of which `keep` says so.
@@ -244,6 +265,7 @@ impl Machine {
     /// Tells a member that it owns a unit, once that is durable.
     fn assigned(&mut self, member: MemberId, unit: AssignedUnit, epoch: AssignmentEpoch, fx: &mut Effects) {
         let source = unit.source;
+        self.hand_over.came_back(member, unit);
         let Some(partition) = self.partition(unit.source) else { return };
         let frame = Frame::Assign {
             unit,

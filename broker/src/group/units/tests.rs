@@ -235,3 +235,44 @@ fn gm_6_after_a_move_each_slot_has_its_new_owner_and_what_stays_keeps_its_epoch(
         }
     }
 }
+
+/// Whether a member was told that something was taken from it.
+fn fenced(rig: &mut Rig, number: u8) -> bool {
+    rig.taken(number).iter().any(|frame| matches!(frame, Frame::Revoke { lost: true, .. }))
+}
+
+#[test]
+fn gm_5_who_left_and_came_back_has_the_whole_drain_timeout_for_what_it_hands_over() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 1_000);
+    rig.join(2, 1_000);
+    assert!(!rig.machine.hand_over.drains_of(member(1)).is_empty(), "half of it is to be handed over in 30 s");
+    rig.verb(1, Verb::Leave);
+    rig.join(1, 1_000);
+    rig.pass_alive(10_000, &[1, 2]);
+    rig.append(log(), &(0..100).collect::<Vec<u64>>());
+    rig.join(3, 1_000);
+    assert!(!rig.machine.hand_over.drains_of(member(1)).is_empty());
+    rig.pass_alive(25_000, &[1, 2, 3]);
+    assert!(!fenced(&mut rig, 1), "it has 30 s from the second move, and knows nothing of the first");
+}
+
+#[test]
+fn gm_5_what_came_back_is_not_taken_when_its_drain_would_have_ended() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 1_000);
+    rig.append(log(), &(0..100).collect::<Vec<u64>>());
+    rig.join(2, 1_000);
+    rig.verb(2, Verb::Leave);
+    assert_eq!(rig.slots(1), 4_096);
+    assert!(rig.machine.hand_over.drains_of(member(1)).is_empty());
+    rig.join(2, 1_000);
+    rig.join(3, 1_000);
+    rig.verb(3, Verb::Leave);
+    let owned = rig.machine.state().owners[&log()].iter().filter(|run| run.member == member(1));
+    let owned: Vec<SlotRange> = owned.map(|run| run.slots).collect();
+    for drain in rig.machine.hand_over.drains_of(member(1)) {
+        let both = owned.iter().map(|slots| slots.intersection(drain.unit.slots));
+        assert!(both.clone().all(SlotRange::is_empty), "{drain:?} is its own: {owned:?}");
+    }
+}
