@@ -252,7 +252,7 @@ impl GroupState {
 impl PartitionState {
     /// Positions of a replay: in a group of its own all begins anew, else the range alone is unsettled again.
     fn set_back(&mut self, range: &ReplayRange, own: bool) {
-        self.back_to = self.back_to.max(self.settled.end());
+        self.back_to = self.back_to.max(self.seen_end());
         self.skips.forget(if own {
             OffsetRange { from: Offset::ZERO, to: Offset::MAX }
         } else {

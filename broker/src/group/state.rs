@@ -71,7 +71,7 @@ pub struct PartitionState {
     pub commit: Commit,
     /// Crashes in a row (rule RM-8).
     pub crashes: u32,
-    /// Offsets below this were seen before a reset back: a resolved entry is met again there as it was resolved (DL-15).
+    /// Offsets below this were seen before a reset back, those on their way to the dead letters among them: a resolved entry is met again there as it was resolved (DL-15).
     #[serde(default)]
     pub back_to: Offset,
     /// Entries that intents of lower numbers opened are of before the last reset that clears entries (rule OF-3).
@@ -315,7 +315,7 @@ impl GroupState {
             let Some(partition) = self.partitions.get_mut(&start.source) else { continue };
             let old = partition.settled.clone();
             before.push(Start { source: start.source, offset: old.floor(), epoch: partition.epoch });
-            partition.back_to = partition.back_to.max(old.end());
+            partition.back_to = partition.back_to.max(partition.seen_end());
             partition.settled.set_floor(start.offset);
             // What was settled since the reset that is undone stays so.
             let reset = undone.iter().flat_map(|reset| &reset.after).find(|after| after.source == start.source);
@@ -456,6 +456,13 @@ impl PartitionState {
             other => return Err(format!("not a record of a partition: {other:?}")),
         }
         Ok(())
+    }
+
+    /// The end of what is settled, or will be once its dead letter has arrived.
+    pub(super) fn seen_end(&self) -> Offset {
+        let intents = self.intents.values().filter(|intent| !intent.source_lost);
+        let ends = intents.map(|one| one.key.offset.saturating_add(u64::from(one.records.max(1))));
+        ends.fold(self.settled.end(), Offset::max)
     }
 
     fn add_hole(&mut self, lane: LaneKey, at: Offset) {

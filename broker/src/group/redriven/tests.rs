@@ -461,3 +461,23 @@ fn of_3_an_entry_waits_until_what_an_undone_reset_brings_back_before_it_is_read_
     assert_eq!(rig.ack_entry(1, s(), &[1]), [AckStatus::Ok]);
     assert_eq!(rig.floor(s()), 2);
 }
+
+#[test]
+fn of_3_an_entry_that_arrives_after_a_reset_was_undone_waits_for_what_that_brings_back_too() {
+    let mut rig = Rig::with(config(), 1);
+    rig.join(1, 1_000);
+    rig.append(s(), &[1, 1, 2]);
+    rig.reset(s(), 1, false);
+    rig.taken(1);
+    rig.kill_record(1, s(), 1);
+    // While it rests nothing is read.
+    rig.admin(Admin::Pause { topic: None, until_ms: None, act: act() }).unwrap();
+    rig.admin(Admin::UndoReset { act: act() }).unwrap();
+    rig.settle_moves();
+    rig.redrive(5, s(), &[1]).unwrap();
+    rig.taken(1);
+    rig.admin(Admin::Resume { topic: None, act: act() }).unwrap();
+    assert_eq!(rig.both(1), (vec![0, 2], vec![]), "what is before it was not read yet");
+    assert_eq!(rig.ack(1, s(), &[0]), [AckStatus::Ok]);
+    assert_eq!(entries(&mut rig), [1]);
+}
