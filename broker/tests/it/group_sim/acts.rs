@@ -223,6 +223,8 @@ impl World {
                 (None, None) => continue,
             };
             let held = Held { source, item, uid, slot, epoch: all.epoch, started: false };
+            // A new delivery takes the place of an earlier one.
+            self.clients[index].drop_item(source, item);
             self.clients[index].held.push(held);
         }
         Ok(())
@@ -392,7 +394,7 @@ impl World {
             items.iter().for_each(|held| client.drop_item(held.source, held.item));
         }
         let targets = targets(&items);
-        client.pending.insert(request, Pending { asked, items, leased });
+        client.pending.insert(request, Pending { asked, items, leased, asked_ms: self.time.true_ms });
         let nack = |kind, retry_after_ms| Verb::Nack {
             request,
             targets: targets.clone(),

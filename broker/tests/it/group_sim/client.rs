@@ -55,6 +55,8 @@ pub(crate) struct Pending {
     pub(crate) items: Vec<Held>,
     /// Items that were leased to the member when it asked.
     pub(crate) leased: Vec<(Source, Item, Lease)>,
+    /// True time at which it asked: the answer may wait for a journal.
+    pub(crate) asked_ms: u64,
 }
 
 /// A frame on its way, and what must be durable before it goes out.

@@ -352,7 +352,7 @@ impl Judge {
                 (_, None) => {}
             }
             if status == AckStatus::Ok && pending.asked == Asked::Retry && !scene.state.config.breaker.enabled {
-                self.not_before.insert(held.uid, scene.now_ms + LEAST_DELAY_MS);
+                self.not_before.insert(held.uid, pending.asked_ms + LEAST_DELAY_MS);
             }
         }
         Ok(())
@@ -418,14 +418,34 @@ impl Judge {
         self.leases.retain(|(other, _), lease| *other != source || !gone(lease));
     }
 
-    /// A member says that it has handed over a unit. What came back to it meanwhile it keeps.
+    /// A record failed, or is decided: KO-4 takes back what is leased behind it. Members without a stream cannot be told.
+    pub(crate) fn recalled_unheard(
+        &mut self,
+        source: Source,
+        at: u64,
+        lane: LaneKey,
+        hears: impl Fn(MemberId) -> bool,
+    ) {
+        for ((other, item), lease) in &mut self.leases {
+            let later = matches!(item, Item::Record(later) if *later > at);
+            lease.recalled |= *other == source && later && lease.lane == lane && !hears(lease.member);
+        }
+    }
+
+    /// A member says that it has handed over a unit. What came back to it meanwhile it keeps; what was lent to it, perhaps.
     pub(crate) fn handed_over(&mut self, member: MemberId, source: Source, slots: SlotRange, runs: &[OwnedRun]) {
         let own = |slot: KeySlot| runs.iter().any(|run| run.member == member && run.slots.contains(slot));
         let gone = |lease: &Lease| {
             let slot = KeySlot::new(lease.slot).filter(|slot| slots.contains(*slot));
             lease.member == member && slot.is_some_and(|slot| !own(slot))
         };
-        self.leases.retain(|(other, _), lease| *other != source || !gone(lease));
+        self.leases.retain(|(other, _), lease| {
+            if *other != source || !gone(lease) {
+                return true;
+            }
+            lease.until_ms = 0;
+            self.lent.contains(&(source, lease.lane, member))
+        });
     }
 
     /// Units changed hands: those who had them have until `end_ms` to hand over (rule GM-5).

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use sawlog_broker::group::Now;
 use sawlog_broker::group::effect::{After, Effects, Fetch, Frame, Refusal};
 use sawlog_broker::group::entry::{EntryRecord, EntryTable};
 use sawlog_broker::group::event::{Event, Verb};
 use sawlog_broker::group::machine::Machine;
-use sawlog_broker::group::record::GroupRecord;
+use sawlog_broker::group::record::{GroupRecord, SettledAs};
 use sawlog_broker::group::state::GroupState;
+use sawlog_broker::group::{Mode, Now};
 use sawlog_broker::model::{GroupId, MemberId, Offset, Source};
 
 use super::chance::Chance;
@@ -187,6 +187,22 @@ impl World {
             for tried in tries.iter().filter(|tried| tried.due_ms > 0) {
                 let scene = scene(&self.logs, &self.ledger, &self.machine, self.time.true_ms);
                 self.judge.struck(*source, Item::Record(tried.offset.get()), tried.attempts, &scene)?;
+            }
+        }
+        let failed: Vec<(Source, u64)> = match &record {
+            GroupRecord::Tried { source, tries } => {
+                tries.iter().filter(|tried| tried.due_ms > 0).map(|tried| (*source, tried.offset.get())).collect()
+            }
+            GroupRecord::Intended { intent, .. } => vec![(intent.key.source, intent.key.offset.get())],
+            GroupRecord::Settled { source, how: SettledAs::Skipped, runs } => {
+                runs.iter().map(|run| (*source, run.from.get())).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (source, at) in failed.into_iter().filter(|_| self.machine.state().config.mode == Mode::Keyed) {
+            let hears = |member| self.clients.iter().any(|client| client.id == member && client.connected);
+            if let Some(record) = self.logs[&source].ever(at) {
+                self.judge.recalled_unheard(source, at, record.meta.lane, hears);
             }
         }
         if let GroupRecord::Reset { floors, .. } = &record {
