@@ -267,7 +267,7 @@ impl Replays {
         found(repeated!(self.replay_calls, update_replay, request)?.replay)
     }
 
-    /// Stops a replay for a while; its group delivers nothing meanwhile.
+    /// Stops a replay for a while: partitions whose range is not done deliver nothing meanwhile, all others go on.
     ///
     /// # Errors
     /// As [`Replays::update`].

@@ -220,11 +220,15 @@ impl Machine {
             while self.go_on_waiting(now, fx) || self.bury_spent(now, fx) {
                 self.look_at_touched(fx);
             }
-            if !self.deliver(now, fx) && self.touched.is_empty() && !self.look_at_bounds(now, fx) {
+            if self.deliver(now, fx) || !self.touched.is_empty() || self.look_at_bounds(now, fx) {
+                continue;
+            }
+            self.look_at_replay(now, fx);
+            // The end of a replay that paused wakes what waited behind it.
+            if self.touched.is_empty() {
                 break;
             }
         }
-        self.look_at_replay(now, fx);
         self.read_on(fx);
         fx.deadline_ms = self.deadlines.first();
     }

@@ -336,7 +336,8 @@ impl Machine {
         Ok(())
     }
 
-    /// It stops for a while, or goes on (rule RP-3): the group delivers nothing meanwhile.
+    /// It stops for a while, or goes on (rule RP-3): those partitions deliver nothing whose range is not done, and all
+    /// others go on. What a group that was there has in these behind the range waits with it.
     pub(super) fn pause_replay(
         &mut self,
         number: u64,
@@ -347,17 +348,16 @@ impl Machine {
     ) -> Result<(), Refusal> {
         self.open(number)?;
         let reason = PauseReason::Replay;
-        let is = self.state.pauses.iter().any(|pause| pause.reason == reason);
-        match (is, paused) {
-            (false, true) => {
-                let pause = Pause { topic: None, partition: None, reason, until_ms: None, act };
-                self.commit(GroupRecord::Paused(pause), fx);
-            }
-            (true, false) => self.commit(GroupRecord::Resumed { topic: None, partition: None, reason }, fx),
-            _ => return Ok(()),
+        if !paused {
+            self.unpause(|pause| pause.reason == reason, now, fx);
+            return Ok(());
         }
-        fx.notices.push(Notice::Pause { reason, on: paused });
-        self.pauses_changed(now);
+        for source in self.replaying.pending.clone() {
+            if !self.is_paused_for(Some(source), reason) {
+                let (topic, partition) = (Some(source.topic), Some(source.partition));
+                self.pause(Pause { topic, partition, reason, until_ms: None, act: act.clone() }, now, fx);
+            }
+        }
         Ok(())
     }
 
@@ -374,11 +374,7 @@ impl Machine {
         let (number, ranges) = (open.number, open.ranges.clone());
         self.replaying.pending.clear();
         self.commit(GroupRecord::ReplayEnded { number, end, time_ms: now.wall_ms }, fx);
-        if self.state.pauses.iter().any(|pause| pause.reason == PauseReason::Replay) {
-            let reason = PauseReason::Replay;
-            self.commit(GroupRecord::Resumed { topic: None, partition: None, reason }, fx);
-            self.pauses_changed(now);
-        }
+        self.unpause(|pause| pause.reason == PauseReason::Replay, now, fx);
         if end == ReplayEnd::Cancelled {
             let own = self.state.config.replay_only;
             for range in ranges {
@@ -417,6 +413,7 @@ impl Machine {
         let number = self.state.open_replay().map_or(0, |replay| replay.number);
         for source in done {
             self.replaying.pending.remove(&source);
+            self.end_pause(Some(source), PauseReason::Replay, now, fx);
             let owners = self.state.owners.get(&source).into_iter().flatten();
             let members: BTreeSet<MemberId> = owners.map(|run| run.member).collect();
             for member in members {

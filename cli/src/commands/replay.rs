@@ -62,7 +62,7 @@ enum Verb {
         #[command(flatten)]
         pace: Pace,
     },
-    /// Stop a replay for a while; its group delivers nothing meanwhile.
+    /// Stop a replay for a while: partitions whose range is not done deliver nothing meanwhile, all others go on.
     #[command(after_help = "Examples:\n  sawlog replay pause ID\n  sawlog replay pause ID --output json")]
     Pause {
         /// Id of the replay.

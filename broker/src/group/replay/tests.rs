@@ -272,6 +272,31 @@ fn rp_3_a_paused_replay_delivers_nothing_until_it_is_resumed() {
 }
 
 #[test]
+fn rp_3_a_pause_holds_the_partitions_of_the_replay_alone_and_each_until_its_range_is_done() {
+    let other = source(1, 1);
+    for mode in [Mode::Keyed, Mode::Unordered] {
+        let mut rig = Rig::new(mode, 2);
+        rig.append(s(), &[1, 2, 3]);
+        rig.join(1, 100);
+        told(&mut rig, 1);
+        rig.ack(1, s(), &[0, 1, 2]);
+        start(&mut rig, vec![range(s(), 0, 2)]).unwrap();
+        assert_eq!(told(&mut rig, 1).marked.len(), 2, "both are handed out before it pauses");
+        rig.admin(Admin::PauseReplay { number: 1, paused: true, act: act() }).unwrap();
+        let pauses = &rig.machine.state().pauses;
+        assert_eq!(pauses.iter().map(|pause| pause.partition).collect::<Vec<_>>(), [Some(s().partition)], "{mode:?}");
+        rig.append(other, &[7]);
+        assert_eq!(told(&mut rig, 1).plain, [0], "the other partition goes on: {mode:?}");
+        rig.append(s(), &[9]);
+        assert_eq!(told(&mut rig, 1).plain, Vec::<u64>::new(), "what lies behind the range waits");
+        // What was handed out before ends it, and with it the pause.
+        rig.ack(1, s(), &[0, 1]);
+        assert!(rig.machine.state().pauses.is_empty() && rig.machine.state().open_replay().is_none());
+        assert_eq!(told(&mut rig, 1).plain, [3], "{mode:?}");
+    }
+}
+
+#[test]
 fn rp_5_a_record_that_dies_in_a_replay_counts_as_done_once_its_entry_is_durable() {
     let mut rig = own(Mode::Keyed, 1);
     rig.append(s(), &[1, 2]);
