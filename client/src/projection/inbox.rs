@@ -145,6 +145,18 @@ pub(super) enum Item {
     Blocked(Box<ConsumedRecord>),
 }
 
+impl Item {
+    /// The same, its record as part of this replay (rule RP-2).
+    fn of_replay(self, replay: Option<&Arc<str>>) -> Self {
+        let mark = |record: Box<ConsumedRecord>| Box::new(record.of_replay(replay));
+        match self {
+            Self::Apply { record, entry } => Self::Apply { record: mark(record), entry },
+            Self::Blocked(record) => Self::Blocked(mark(record)),
+            pass @ Self::Pass { .. } => pass,
+        }
+    }
+}
+
 /// Opens a frame of stored batches: items in order, of what lies at or above `from`.
 ///
 /// # Errors
@@ -152,6 +164,7 @@ pub(super) enum Item {
 pub(super) fn open(source: &Arc<Source>, wire: v1::RecordBatches, from: u64) -> Result<Vec<Item>, Error> {
     let reached = unsigned(wire.reached_offset);
     let from = from.max(unsigned(wire.from_offset));
+    let replay: Option<Arc<str>> = (!wire.replay_id.is_empty()).then(|| wire.replay_id.as_str().into());
     let mut marks = wire.marks.into_iter().peekable();
     let mut items = Vec::new();
     for stored in wire.batches {
@@ -162,7 +175,7 @@ pub(super) fn open(source: &Arc<Source>, wire: v1::RecordBatches, from: u64) -> 
             let at = record.offset;
             while marks.next_if(|mark| unsigned(mark.offset) < at).is_some() {}
             let mark = marks.next_if(|mark| unsigned(mark.offset) == at);
-            items.push(marked(source, record, mark)?);
+            items.push(marked(source, record, mark)?.of_replay(replay.as_ref()));
         }
     }
     items.push(Item::Pass { to: reached, epoch: None });

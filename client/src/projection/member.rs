@@ -264,8 +264,10 @@ impl<S: Store> Member<S> {
             }
             Told::Records(records) => {
                 let Some(unit) = stream.running.get(&records.source_id) else { return Ok(()) };
+                let replay: Option<Arc<str>> = (!records.replay_id.is_empty()).then(|| records.replay_id.into());
                 for delivery in records.deliveries.into_iter().filter(|delivery| delivery.entry.is_some()) {
-                    let record = ConsumedRecord::from_wire(&unit.source, records.max_attempts, delivery, None);
+                    let max_attempts = records.max_attempts;
+                    let record = ConsumedRecord::from_wire(&unit.source, max_attempts, delivery, replay.as_ref());
                     unit.inbox.put_entry(record);
                 }
             }

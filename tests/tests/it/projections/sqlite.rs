@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sawlog_broker::log::storage::sim_disk::SimDisk;
-use sawlog_client::groups::Reset;
+use sawlog_client::groups::{PositionStore, Reset};
 use sawlog_client::projection::TIMEOUT;
 use sawlog_client::projection::sqlite::{SqliteStore, Transaction, ledger, rusqlite::Connection};
+use sawlog_client::replays::{NewReplay, ReplayInto, ReplayState};
 use sawlog_client::{
     AckLevel, ConsumedRecord, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup, NewTopic,
     TopicConfig,
@@ -290,4 +291,35 @@ async fn of_7_a_cursor_of_a_part_that_was_cut_stops_and_goes_on_at_the_cut_if_th
         broker.shutdown().await;
     }
     assert!(cuts > 0, "some power cut took records");
+}
+
+#[tokio::test]
+async fn rp_2_a_handler_sees_the_mark_of_the_replay_that_a_record_is_part_of() {
+    let broker = TestBroker::start().await;
+    let (model, client) = (Sqlite::new(&broker, "replayed"), broker.client());
+    topic(&client, 2).await;
+    let positions = produce(&client, (0..30).map(|number| (format!("k{}", number % 7), "1"))).await;
+    // A projection of its own counts what is marked; the one that was there counts what is not.
+    let counting = || {
+        model.with(|tx, record| {
+            let key = if record.is_replay() { "replayed" } else { "live" };
+            add(tx, record.replay_id().unwrap_or("of none"), 1)?;
+            add(tx, key, 1)
+        })
+    };
+    let running = Running::of(client.projection(GROUP, counting()).topics([TOPIC]).create_if_missing()).await;
+    decided(&client, GROUP, &positions).await;
+    running.stop().await;
+    let config = GroupConfig { mode: Some(GroupMode::Offset), ..GroupConfig::default() };
+    let into = ReplayInto::New("rebuilt".into(), Box::new(config.positions(PositionStore::Cursor)));
+    let replay = client.replays().start(NewReplay::new(TOPIC, into)).await.unwrap();
+    let running = Running::of(client.projection("rebuilt", counting())).await;
+    decided(&client, "rebuilt", &positions).await;
+    running.stop().await;
+    let totals = model.totals().await;
+    assert_eq!((totals["live"].0, totals["of none"].0), (30, 30));
+    assert_eq!((totals["replayed"].0, totals[&replay.replay_id].0), (30, 30));
+    let ended = client.replays().get(&replay.replay_id).await.unwrap();
+    assert_eq!((ended.state, ended.done), (Some(ReplayState::Done), 30), "its reports end it");
+    broker.shutdown().await;
 }
