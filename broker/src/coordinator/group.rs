@@ -250,7 +250,8 @@ impl Group {
 
     /// Everything that follows from an event under the lock.
     fn follow(&self, inner: &mut Inner, effects: Effects) -> (Option<Handover>, Option<Result<(), Refusal>>) {
-        let Effects { records, entry_records, frames, fetches, moves, opened, deadline_ms, notices, outcome } = effects;
+        let Effects { records, entry_records, frames, fetches, moves, opened, deadline_ms, notices, doubts, outcome } =
+            effects;
         if !records.is_empty() || !entry_records.is_empty() {
             let written = self.shared.journals.append(self.id, &records, &entry_records);
             inner.written.group = inner.written.group.max(written.group);
@@ -265,6 +266,9 @@ impl Group {
             if ends {
                 inner.outboxes.remove(&member);
             }
+        }
+        for (member, epoch) in doubts {
+            self.ask(inner, member, epoch);
         }
         for fetch in fetches {
             self.begin_fetch(inner, fetch);

@@ -55,7 +55,7 @@ pub use frames::{DeliveredRecord, EditedRecord, JoinGroup, SessionFrame};
 pub use lanes::lane_key;
 pub use recovery::CoordinatorParts;
 pub use replay_views::{ReplayId, ReplayView};
-pub use session::{Report, Session};
+pub use session::{Doubt, Report, Session};
 pub use views::{Caller, Expect, GroupView, NewGroup, UpdateGroup};
 
 use self::group::Group;

@@ -23,6 +23,7 @@ const PASSING: usize = 32;
 pub(super) struct Outbox {
     queues: Mutex<Queues>,
     wake: Notify,
+    asked: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +95,16 @@ impl Outbox {
     pub(super) fn close(&self) {
         self.queues.lock().closed = true;
         self.wake.notify_one();
+    }
+
+    /// Asks the stream whether anything that its member said waits to be taken in.
+    pub(super) fn ask(&self) {
+        self.asked.notify_one();
+    }
+
+    /// Resolves when that was asked since the last call. Safe to drop.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
     }
 
     /// Resolves when something was pushed since the last call.

@@ -54,6 +54,27 @@ pub struct Session {
     left: std::sync::atomic::AtomicBool,
 }
 
+/// The question whether a member is silent, for its stream to answer (rule GM-7).
+#[derive(Debug, Clone)]
+pub struct Doubt {
+    group: Arc<Group>,
+    member: MemberId,
+    epoch: MemberEpoch,
+    outbox: Arc<Outbox>,
+}
+
+impl Doubt {
+    /// Resolves when the group asks. Safe to drop.
+    pub async fn raised(&self) {
+        self.outbox.asked().await;
+    }
+
+    /// Nothing that the member said waits to be taken in.
+    pub fn confirm(&self) {
+        self.group.drive_event(Event::Silent { member: self.member, epoch: self.epoch });
+    }
+}
+
 /// Where the cursor of a read model stands (rule RM-3).
 #[derive(Debug, Clone, Copy)]
 pub struct Report {
@@ -114,6 +135,13 @@ impl Session {
     /// its member, and must not be taken for that of another verb there.
     pub fn first_request(&self) -> u64 {
         self.first_request
+    }
+
+    /// What the stream is asked when nothing was heard for the session timeout. Until it confirms, the member is not lost:
+    /// time that the broker takes does not count against members.
+    pub fn doubt(&self) -> Doubt {
+        let (group, outbox) = (Arc::clone(&self.group), Arc::clone(&self.outbox));
+        Doubt { group, member: self.member, epoch: self.epoch, outbox }
     }
 
     /// Settings of the group, for the answer to the join.

@@ -30,6 +30,13 @@ pub enum Event {
         /// Its session.
         epoch: MemberEpoch,
     },
+    /// Of a session that [`super::effect::Effects::doubts`] named nothing waits to be taken in.
+    Silent {
+        /// The member.
+        member: MemberId,
+        /// Its session.
+        epoch: MemberEpoch,
+    },
     /// Records that a [`super::effect::Fetch`] asked for.
     Fetched(Box<Fetched>),
     /// The high watermark rose (or is told for the first time).

@@ -78,7 +78,7 @@ impl Machine {
         };
         (one.epoch, one.attached, one.awaited, one.lapsed) = (epoch, true, false, false);
         (one.records_left, one.bytes_left, one.hints) = (0, 0, false);
-        one.last_seen_ms = now.monotonic_ms;
+        one.heard(now);
         one.grant(join.credit);
         let handle = one.handle;
         self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + timeout_ms);
@@ -151,7 +151,7 @@ impl Machine {
         let timeout_ms = self.state.config.session_timeout_ms;
         let one = self.members.get_mut(member).expect("it is resumed");
         (one.attached, one.awaited) = (true, false);
-        one.last_seen_ms = now.monotonic_ms;
+        one.heard(now);
         (one.records_left, one.bytes_left) = (0, 0);
         one.grant(join.credit);
         let (handle, epoch) = (one.handle, one.epoch);

@@ -132,6 +132,7 @@ impl Machine {
             Event::Member { member, epoch, verb } => self.verb(member, epoch, verb, now, fx),
             Event::Join(join) => self.join(*join, now, fx),
             Event::StreamEnded { member, epoch } => self.stream_ended(member, epoch, now, fx),
+            Event::Silent { member, epoch } => self.silent(member, epoch, now, fx),
             Event::Fetched(fetched) => self.fetched(*fetched, now, fx),
             Event::HighWatermark { source, offset } => self.high_watermark(source, offset),
             Event::Gap { source, range, reason } => self.gap(source, range, reason, now, fx),
@@ -233,3 +234,6 @@ impl Machine {
         fx.deadline_ms = self.deadlines.first();
     }
 }
+
+#[cfg(test)]
+mod many_tests;

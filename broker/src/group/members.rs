@@ -22,6 +22,8 @@ use crate::model::{MemberEpoch, MemberId, Source};
 pub(super) const CREDIT_RECORDS: i64 = 1 << 31;
 /// Bytes of credit that count.
 pub(super) const CREDIT_BYTES: i64 = 1 << 40;
+/// Time in milliseconds after which a stream is asked again whether its member is silent.
+const ASK_AGAIN_MS: u64 = 100;
 
 /// One member, live.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(super) struct Member {
     pub(super) lapsed: bool,
     /// Monotonic time at which something was last heard of it, or its stream ended.
     pub(super) last_seen_ms: u64,
+    /// Whether it is silent, or only not listened to.
+    pub(super) doubt: Doubt,
     /// Records that it may still be sent.
     pub(super) records_left: i64,
     /// Bytes that it may still be sent; negative while one larger than all is out.
@@ -66,6 +70,18 @@ pub(super) struct Members {
     pub(super) hungry: VecDeque<MemberId>,
 }
 
+/// What is known of a member with a stream that was silent for its session timeout (rule GM-7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Doubt {
+    /// It was heard, or the time is not over.
+    #[default]
+    None,
+    /// Its stream was asked whether something waits there.
+    Asked,
+    /// Nothing does.
+    Silent,
+}
+
 /// How leases came back without a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Loss {
@@ -86,6 +102,7 @@ impl Member {
             awaited: false,
             lapsed: false,
             last_seen_ms: now.monotonic_ms,
+            doubt: Doubt::None,
             records_left: 0,
             bytes_left: 0,
             leased_records: 0,
@@ -95,6 +112,11 @@ impl Member {
             units: VecDeque::new(),
             queued: false,
         }
+    }
+
+    /// It lives.
+    pub(super) fn heard(&mut self, now: Now) {
+        (self.last_seen_ms, self.doubt) = (now.monotonic_ms, Doubt::None);
     }
 
     /// Adds credit, up to what counts.
@@ -206,7 +228,7 @@ impl Machine {
             return;
         }
         one.attached = false;
-        one.last_seen_ms = now.monotonic_ms;
+        one.heard(now);
         (one.records_left, one.bytes_left) = (0, 0);
         let at_ms = now.monotonic_ms + self.state.config.session_timeout_ms;
         self.deadlines.arm(Timer::Session(one.handle), at_ms);
@@ -225,7 +247,28 @@ impl Machine {
     /// Something was heard of a member.
     pub(super) fn seen(&mut self, member: MemberId, now: Now) {
         if let Some(one) = self.members.get_mut(member) {
-            one.last_seen_ms = now.monotonic_ms;
+            one.heard(now);
+        }
+    }
+
+    /// See [`super::event::Event::Silent`]. Those that were asked together are lost together: there is one new assignment.
+    pub(super) fn silent(&mut self, member: MemberId, epoch: MemberEpoch, now: Now, fx: &mut Effects) {
+        let Some(one) = self.members.get_mut(member) else { return };
+        if one.epoch != epoch || one.doubt != Doubt::Asked {
+            return;
+        }
+        one.doubt = Doubt::Silent;
+        if self.members.all.values().any(|one| one.doubt == Doubt::Asked) {
+            return;
+        }
+        let silent = self.members.all.values().filter(|one| one.doubt == Doubt::Silent);
+        let silent: Vec<Handle> = silent.map(|one| one.handle).collect();
+        let mut lost = false;
+        for handle in silent {
+            lost |= self.session_due(handle, now, fx);
+        }
+        if lost {
+            self.rebalance(now, fx);
         }
     }
 
@@ -243,6 +286,11 @@ impl Machine {
             return false;
         }
         if one.attached {
+            if one.doubt != Doubt::Silent {
+                let epoch = one.epoch;
+                self.doubt(member, epoch, handle, now, fx);
+                return false;
+            }
             self.send(member, Frame::Ended(Refusal::SessionOver), After::Now, fx);
         }
         if !is_static {
@@ -267,6 +315,16 @@ impl Machine {
         over
     }
 
+    /// What the broker did not take in was not said too late: the stream is asked first, until it answers. It always does,
+    /// or ends.
+    fn doubt(&mut self, member: MemberId, epoch: MemberEpoch, handle: Handle, now: Now, fx: &mut Effects) {
+        if let Some(one) = self.members.get_mut(member) {
+            one.doubt = Doubt::Asked;
+        }
+        fx.doubts.push((member, epoch));
+        self.deadlines.arm(Timer::Session(handle), now.monotonic_ms + ASK_AGAIN_MS);
+    }
+
     /// The leases of a static member end; its units wait for it (rule GM-9).
     fn lapse(&mut self, member: MemberId, now: Now, fx: &mut Effects) {
         self.forget_claims(member);
@@ -274,7 +332,7 @@ impl Machine {
         self.give_back(member, None, Loss::Lost, now, fx);
         self.entries_back(member, None, Loss::Lost, now, fx);
         if let Some(one) = self.members.get_mut(member) {
-            (one.attached, one.awaited, one.lapsed) = (false, false, true);
+            (one.attached, one.awaited, one.lapsed, one.doubt) = (false, false, true, Doubt::None);
             (one.records_left, one.bytes_left) = (0, 0);
         }
         self.detach(member, now, fx);

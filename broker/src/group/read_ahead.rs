@@ -21,7 +21,7 @@ use crate::model::{KeySlot, LaneKey, MemberId, Offset, OffsetRange, Source};
 const READ_AHEAD_RECORDS: u64 = 1_024;
 /// Bytes of log that are read at once.
 const READ_CHUNK: u32 = limits::READ_CHUNK_BYTES as u32;
-/// Records that a live end may be away without being called behind.
+/// Records not read, and keys that could be delivered, without being called behind.
 const BEHIND_RECORDS: u64 = 4_096;
 
 impl Machine {
@@ -208,7 +208,8 @@ impl Machine {
         let Some(next) = (if is_offset { sent } else { Some(reading.next) }) else { return };
         let ahead = reading.high_watermark.distance_from(next);
         let caught_up = match reading.caught_up {
-            true => ahead + u64::from(work.undelivered()) <= BEHIND_RECORDS,
+            // What waits behind a record in work is with a member already: it counts neither way.
+            true => ahead + u64::from(work.ready()) <= BEHIND_RECORDS,
             false => reading.knows_end && ahead == 0 && (is_offset || work.ready() == 0),
         };
         if caught_up == reading.caught_up {

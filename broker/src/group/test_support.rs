@@ -47,6 +47,8 @@ pub(super) struct Rig {
     pub(super) held: BTreeMap<MemberId, HeldBy>,
     /// Ranges are answered as soon as they are asked for.
     pub(super) reading: bool,
+    /// Streams of which the machine asks whether their members are silent, while they do not answer at once.
+    pub(super) doubts: Option<Vec<(MemberId, MemberEpoch)>>,
     request: u64,
 }
 
@@ -138,6 +140,7 @@ impl Rig {
             units: BTreeMap::new(),
             held: BTreeMap::new(),
             reading: true,
+            doubts: None,
             request: 0,
         };
         let effects = rig.machine.start(now);
@@ -191,6 +194,15 @@ impl Rig {
         for out in effects.frames {
             self.note(out.member, &out.frame);
             self.frames.entry(out.member).or_default().push_back((out.frame, out.after));
+        }
+        match &mut self.doubts {
+            Some(doubts) => doubts.extend(effects.doubts),
+            None => {
+                for (member, epoch) in effects.doubts {
+                    let effects = self.machine.handle(Event::Silent { member, epoch }, self.now);
+                    self.take(effects);
+                }
+            }
         }
     }
 

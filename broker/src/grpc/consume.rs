@@ -61,6 +61,8 @@ const INTAKE: u32 = 64;
 const HAND_OVER_BYTES: usize = DELIVERY_FRAME_BYTES / 4;
 /// Verbs that wait for their answers, above which no request is taken in.
 const PENDING_VERBS: usize = 4_096;
+/// The connection's task gets so many turns, so long, to take in what came, before a member is called silent.
+const LISTEN: (u32, Duration) = (3, Duration::from_millis(1));
 /// Time from the broker's goodbye to the end of the stream.
 const GOODBYE: Duration = Duration::from_secs(1);
 
@@ -134,6 +136,7 @@ struct Stream {
 /// What comes next on a stream.
 enum Next {
     Asked(Result<Option<v1::ConsumeRequest>, Status>),
+    Doubted,
     Session(Option<SessionFrame>),
     HandOver,
     Drained,
@@ -188,6 +191,21 @@ async fn join(context: &Arc<Context>, requests: &mut Requests, permits: &Permits
     }))
 }
 
+/// What the member has said meanwhile, after everything that had reached this machine was taken from the socket; `None`:
+/// nothing.
+async fn listen_again(requests: &mut Requests) -> Option<Result<Option<v1::ConsumeRequest>, Status>> {
+    let (turns, pause) = LISTEN;
+    for _ in 0..turns {
+        // The socket is looked at, and its task runs, before a timer of the same turn.
+        tokio::time::sleep(pause).await;
+    }
+    tokio::select! {
+        biased;
+        message = requests.message() => Some(message),
+        () = std::future::ready(()) => None,
+    }
+}
+
 impl Stream {
     async fn serve(&mut self, requests: &mut Requests, permits: &Permits, sink: &Sink) -> Result<(), Problem> {
         let draining = self.context.parts.draining.clone();
@@ -195,6 +213,7 @@ impl Stream {
             draining.cancelled().await;
             tokio::time::sleep(GOODBYE).await;
         });
+        let doubt = self.session.doubt();
         let (mut intake, mut asking) = (0, true);
         loop {
             let full = self.outbox.len() >= HAND_OVER_BYTES;
@@ -203,6 +222,7 @@ impl Stream {
                 biased;
                 () = &mut drained => Next::Drained,
                 message = requests.message(), if listen => Next::Asked(message),
+                () = doubt.raised(), if listen => Next::Doubted,
                 frame = self.session.next(), if !full => Next::Session(frame),
                 () = std::future::ready(()), if !self.outbox.is_empty() || intake >= INTAKE => Next::HandOver,
             };
@@ -217,14 +237,12 @@ impl Stream {
                 }
                 Next::Asked(message) => {
                     intake += 1;
-                    let permit = permits.take();
-                    match message.map_err(Problem::from_client)? {
-                        Some(request) => self.asked(request).await?,
-                        // Answers that are due are still told.
-                        None => asking = false,
-                    }
-                    drop(permit);
+                    asking = self.take_in(message, permits).await?;
                 }
+                Next::Doubted => match listen_again(requests).await {
+                    Some(message) => asking = self.take_in(message, permits).await?,
+                    None => doubt.confirm(),
+                },
                 Next::Session(Some(frame)) => self.answer(frame),
                 Next::Session(None) => return self.session_ended(),
             }
@@ -232,6 +250,18 @@ impl Stream {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes in what the member says; whether it may say more. Answers that are due then are still told.
+    async fn take_in(
+        &mut self,
+        message: Result<Option<v1::ConsumeRequest>, Status>,
+        permits: &Permits,
+    ) -> Result<bool, Problem> {
+        let _permit = permits.take();
+        let Some(request) = message.map_err(Problem::from_client)? else { return Ok(false) };
+        self.asked(request).await?;
+        Ok(true)
     }
 
     /// Why the stream ends with its session.

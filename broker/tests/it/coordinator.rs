@@ -644,7 +644,7 @@ fn gm_10_a_member_that_leaves_gives_its_records_to_another_at_once() {
 }
 
 #[test]
-fn gm_7_a_silent_member_is_lost_after_its_session_timeout() {
+fn gm_7_a_silent_member_is_lost_after_its_session_timeout_once_its_stream_has_nothing_to_take_in() {
     let groups = Groups::new();
     groups.world.create("orders", config(1)).expect("the disk is well");
     groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
@@ -653,7 +653,17 @@ fn gm_7_a_silent_member_is_lost_after_its_session_timeout() {
     groups.records(&mut silent, 1);
     groups.advance(Duration::from_secs(9));
     let mut second = groups.join(join("billing", 2)).expect("let in");
+    let doubt = silent.doubt();
     groups.advance(Duration::from_millis(1_100));
+    groups.runtime.block_on(doubt.raised());
+    silent.handle(Verb::Ping).expect("what waited to be taken in is in time, whenever that is");
+    doubt.confirm();
+    groups.until(&mut silent, |frame| matches!(frame, SessionFrame::Control(Frame::Pong)).then_some(()));
+    groups.advance(Duration::from_millis(9_000));
+    second.handle(Verb::Ping).expect("it lives");
+    groups.advance(Duration::from_millis(1_100));
+    groups.runtime.block_on(doubt.raised());
+    doubt.confirm();
     groups.until(&mut silent, |frame| match frame {
         SessionFrame::Control(Frame::Ended(Refusal::SessionOver)) => Some(()),
         _ => None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::super::GroupError;
 use super::super::outbox::Outbox;
-use super::Group;
+use super::{Group, Inner};
 use crate::dead_letter::handle::Driven;
 use crate::group::effect::Refusal;
 use crate::group::event::{Event, Join, Verb};
@@ -69,6 +69,18 @@ impl Group {
         }
         let driven = self.drive_locked(inner, Event::Member { member, epoch, verb }, |_| ());
         if driven.stopped { Err(self.shared.refusal(&self.name)) } else { Ok(driven) }
+    }
+
+    /// Asks a stream whether anything of its member waits to be taken in (rule GM-7).
+    pub(super) fn ask(&self, inner: &Inner, member: MemberId, epoch: MemberEpoch) {
+        if let Some(outbox) = inner.outboxes.get(&member) {
+            return outbox.ask();
+        }
+        // No stream is left to answer.
+        if let Some(own) = self.own.upgrade() {
+            let answer = async move { drop(own.drive_event(Event::Silent { member, epoch })) };
+            self.shared.tasks.spawn_on(answer, &self.shared.runtime);
+        }
     }
 
     /// The member has left: its outbox is nobody's any more.

@@ -3,6 +3,7 @@
 use crate::group::Mode;
 use crate::group::effect::{AckStatus, Frame, Notice, Refusal};
 use crate::group::event::{Credit, Event, InWork, NackKind, Verb};
+use crate::group::record::GroupRecord;
 use crate::group::test_support::{Rig, at, member, one, source};
 
 const LOG: crate::model::Source =
@@ -33,6 +34,49 @@ fn gm_7_a_member_is_lost_after_the_session_timeout_without_a_frame_and_not_befor
     assert!(rig.machine.state().members.is_empty());
     assert!(rig.taken(1).iter().any(|frame| matches!(frame, Frame::Ended(Refusal::SessionOver))));
     assert!(rig.notices.iter().any(|notice| matches!(notice, Notice::MemberLost(_))));
+}
+
+#[test]
+fn gm_7_time_that_the_broker_takes_does_not_count_against_members() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.doubts = Some(Vec::new());
+    (1..=3).for_each(|number| rig.join(number, 10));
+    rig.pass(10_000);
+    let doubts = rig.doubts.take().expect("they were asked for");
+    assert_eq!(doubts.len(), 3, "all streams are asked");
+    rig.doubts = Some(Vec::new());
+    // Its ping waited behind what kept the broker busy, for longer than any timeout.
+    rig.pass(60_000);
+    rig.verb(1, Verb::Ping);
+    let journalled = rig.journal.len();
+    for (member, epoch) in doubts {
+        rig.event(Event::Silent { member, epoch });
+    }
+    assert_eq!(rig.machine.state().members.keys().collect::<Vec<_>>(), [&member(1)], "two are silent");
+    let assigned = |record: &&GroupRecord| matches!(record, GroupRecord::Assigned { .. });
+    assert_eq!(
+        rig.journal[journalled..].iter().filter(assigned).count(),
+        1,
+        "lost together, one assignment (rule GM-4)"
+    );
+    assert_eq!(rig.slots(1), 4_096);
+    rig.verb(2, Verb::Ping);
+    assert!(rig.taken(2).iter().any(|frame| matches!(frame, Frame::Ended(Refusal::SessionOver))));
+}
+
+#[test]
+fn gm_7_a_stream_that_ends_while_it_is_asked_may_be_resumed() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.doubts = Some(Vec::new());
+    rig.join(1, 10);
+    rig.pass(10_000);
+    let epoch = rig.epochs[&member(1)];
+    rig.event(Event::StreamEnded { member: member(1), epoch });
+    rig.event(Event::Silent { member: member(1), epoch });
+    rig.pass(9_999);
+    assert!(rig.machine.state().members.contains_key(&member(1)));
+    rig.pass(1);
+    assert!(rig.machine.state().members.is_empty(), "without a stream there is nobody to ask");
 }
 
 #[test]

@@ -78,6 +78,20 @@ fn fc_4_the_live_end_is_told_on_each_change_and_to_who_comes_later() {
 }
 
 #[test]
+fn fc_4_records_behind_one_in_work_do_not_make_a_member_fall_behind_again_and_again() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 10_000);
+    rig.append(log(), &(0..10).cycle().take(10_000).collect::<Vec<u64>>());
+    rig.taken(1);
+    for round in 0..20 {
+        rig.ack(1, log(), &[10 * round]);
+    }
+    let told =
+        rig.taken(1).iter().filter(|frame| matches!(frame, Frame::CaughtUp { .. } | Frame::FellBehind { .. })).count();
+    assert!(told <= 1, "told {told} times");
+}
+
+#[test]
 fn fc_7_filtered_records_are_settled_as_skipped_and_never_delivered() {
     let mut rig = Rig::new(Mode::Keyed, 1);
     rig.join(1, 100);

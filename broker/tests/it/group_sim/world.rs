@@ -142,8 +142,18 @@ impl World {
     }
 
     pub(crate) fn absorb(&mut self, effects: Effects) -> Result<(), Violation> {
-        let Effects { records, entry_records, frames, fetches, moves, opened, deadline_ms, notices: _, outcome } =
-            effects;
+        let Effects {
+            records,
+            entry_records,
+            frames,
+            fetches,
+            moves,
+            opened,
+            deadline_ms,
+            notices: _,
+            doubts,
+            outcome,
+        } = effects;
         for record in records {
             self.note(|| format!("    {record:?}"));
             self.record(record)?;
@@ -179,7 +189,9 @@ impl World {
         if outcome.is_some() {
             self.outcome = outcome;
         }
-        self.invariants()
+        self.invariants()?;
+        // Nothing that a member said waits anywhere: what it says is handled at once.
+        doubts.into_iter().try_for_each(|(member, epoch)| self.handle(Event::Silent { member, epoch }))
     }
 
     fn record(&mut self, record: GroupRecord) -> Result<(), Violation> {
