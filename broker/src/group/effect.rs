@@ -28,8 +28,7 @@ pub struct Effects {
     pub deadline_ms: Option<u64>,
     /// What operators, metrics and events want to know.
     pub notices: Vec<Notice>,
-    /// Sessions of which nothing was heard for their timeout, though they have a stream: once it is known that nothing
-    /// of theirs waits to be taken in, [`super::event::Event::Silent`]. They are not lost before (rule GM-7).
+    /// Sessions to be answered with [`super::event::Event::Silent`], or heard: they are not lost before (rule GM-7).
     pub doubts: Vec<(MemberId, MemberEpoch)>,
     /// The answer to an admin call, or a refused join.
     pub outcome: Option<Result<(), Refusal>>,
