@@ -29,3 +29,4 @@ pub use error::LetterError;
 pub use letters::{Letters, LettersParts};
 #[cfg(any(test, feature = "testing"))]
 pub use mover::Sabotage;
+pub(crate) use records::detached;

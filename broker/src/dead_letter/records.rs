@@ -54,17 +54,22 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The same with bytes of its own, so that the batch that it came from, which may be large, is held no longer.
-    pub(super) fn detached(mut self) -> Self {
-        let own = |bytes: &mut Bytes| *bytes = Bytes::copy_from_slice(bytes);
-        let BatchRecord { key, value, headers, .. } = &mut self.record;
-        key.iter_mut().chain(value).for_each(own);
-        for header in headers {
-            own(&mut header.key);
-            header.value.iter_mut().for_each(own);
-        }
-        self
+    /// The same with bytes of its own.
+    pub(super) fn detached(self) -> Self {
+        Self { record: detached(self.record), ..self }
     }
+}
+
+/// A record with bytes of its own, so that the batch that it came from, which may be large, is held no longer.
+pub(crate) fn detached(mut record: BatchRecord) -> BatchRecord {
+    let own = |bytes: &mut Bytes| *bytes = Bytes::copy_from_slice(bytes);
+    let BatchRecord { key, value, headers, .. } = &mut record;
+    key.iter_mut().chain(value).for_each(own);
+    for header in headers {
+        own(&mut header.key);
+        header.value.iter_mut().for_each(own);
+    }
+    record
 }
 
 /// Reads single records of a partition and keeps a little of what it has read.

@@ -673,6 +673,30 @@ fn gm_7_a_silent_member_is_lost_after_its_session_timeout_once_its_stream_has_no
 }
 
 #[test]
+fn ak_7_records_that_come_again_do_not_hold_the_batches_that_they_stand_in() {
+    let groups = Groups::new();
+    groups.world.create("orders", config(1)).expect("the disk is well");
+    groups.create("billing", Mode::Keyed, &["orders"], StartAt::Earliest);
+    groups.produce("orders", &[("a", "0"), ("b", "1"), ("c", "2")]);
+    let mut session = groups.join(join("billing", 1)).expect("let in");
+    let own = |record: &DeliveredRecord| record.payload.value.as_ref().is_some_and(bytes::Bytes::is_unique);
+    let (epoch, records) = groups.records(&mut session, 3);
+    assert!(!records.iter().any(own), "first deliveries are not copied");
+    // The later one first: they are delivered in the order of their return, and read in that of the log.
+    for at in [2, 0] {
+        groups.nack(&session, epoch, "orders", at, NackKind::Retry);
+    }
+    drop(records);
+    groups.advance(Duration::from_secs(2));
+    let (_, again) = groups.records(&mut session, 2);
+    assert!(again.iter().all(own), "a copy of the record alone");
+    let seen = |record: &DeliveredRecord| (record.delivery.offset, record.payload.value.clone());
+    let mut again: Vec<_> = again.iter().map(seen).collect();
+    again.sort();
+    assert_eq!(again, [(offset(0), Some("0".into())), (offset(2), Some("2".into()))]);
+}
+
+#[test]
 fn gm_11_a_broker_that_stops_says_goodbye_and_lets_nobody_in() {
     let mut groups = Groups::new();
     groups.world.create("orders", config(1)).expect("the disk is well");

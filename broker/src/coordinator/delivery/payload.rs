@@ -8,7 +8,7 @@ use sawlog_proto::batch::BatchRecord;
 use super::super::frames::{DeliveredRecord, EditedRecord, SessionFrame};
 use super::super::group::Group;
 use super::cache::Kept;
-use crate::dead_letter::headers;
+use crate::dead_letter::{detached, headers};
 use crate::group::effect::{Delivered, Delivery, EntryDelivery, Mark};
 use crate::group::entry::EntryState;
 use crate::group::event::Event;
@@ -41,43 +41,72 @@ struct Found {
     append_ms: i64,
 }
 
+impl Found {
+    /// The same with bytes of its own.
+    fn detached(self) -> Self {
+        Self { record: detached(self.record), ..self }
+    }
+}
+
 /// Fills a delivery of single records.
+///
+/// Records that come again lie anywhere, each in another frame: they are read in the order of the logs, and have bytes of
+/// their own, so that a delivery does not hold a frame for each of them.
 pub(in crate::coordinator) async fn fill(group: &Group, delivered: &Delivered) -> Filled {
-    let (source, epoch) = (delivered.source, delivered.epoch);
     let mut filled = Filled::default();
-    let mut page = Page::new(source, epoch, delivered.replay);
-    let mut at: Option<std::sync::Arc<Kept>> = None;
-    for delivery in &delivered.records {
-        let entry = delivery.more.as_ref().and_then(|more| more.entry.as_ref());
-        let found = match entry {
-            Some(entry) => entry_record(group, source, entry).await,
-            None => {
-                if !at.as_ref().is_some_and(|kept| kept.holds(delivery.offset)) {
-                    at = group.cache().find(source, delivery.offset);
-                }
-                match &at {
-                    Some(kept) => found(kept, delivery.offset),
-                    None => match reread(group, source, delivery.offset).await {
-                        Ok(kept) => found(at.insert(kept), delivery.offset),
-                        Err(missing) => Err(missing),
-                    },
-                }
-            }
-        };
-        match found {
-            Ok(found) => page.push(delivery.clone(), found, &mut filled.frames),
-            Err(Missing::Gone(reason)) => {
-                let range = OffsetRange { from: delivery.offset, to: delivery.offset.saturating_add(1) };
-                group.drive_event(Event::Gap { source, range, reason });
-            }
-            Err(Missing::Later(what)) => {
-                tracing::warn!(group = %group.name(), offset = delivery.offset.get(), what, "a record cannot be read now");
-                filled.later.push(delivery.clone());
-            }
+    let mut page = Page::new(delivered.source, delivered.epoch, delivered.replay);
+    let mut lookup = Lookup { group, source: delivered.source, at: None };
+    if delivered.records.iter().all(|delivery| delivery.more.is_none()) {
+        for delivery in &delivered.records {
+            let found = lookup.find(delivery).await;
+            page.take(group, delivery, found, &mut filled);
+        }
+    } else {
+        let place = |delivery: &Delivery| entry_of(delivery).map_or((0, delivery.offset), |entry| (1, entry.copy));
+        let mut order: Vec<usize> = (0..delivered.records.len()).collect();
+        order.sort_unstable_by_key(|index| place(&delivered.records[*index]));
+        let mut all: Vec<Option<Result<Found, Missing>>> = order.iter().map(|_| None).collect();
+        for index in order {
+            all[index] = Some(lookup.find(&delivered.records[index]).await);
+        }
+        for (delivery, found) in delivered.records.iter().zip(all) {
+            page.take(group, delivery, found.expect("each place was looked at"), &mut filled);
         }
     }
     page.flush(&mut filled.frames);
     filled
+}
+
+fn entry_of(delivery: &Delivery) -> Option<&EntryDelivery> {
+    delivery.more.as_ref().and_then(|more| more.entry.as_ref())
+}
+
+/// Finds records of a partition one after the other.
+struct Lookup<'a> {
+    group: &'a Group,
+    source: Source,
+    /// The frame of the last one.
+    at: Option<std::sync::Arc<Kept>>,
+}
+
+impl Lookup<'_> {
+    async fn find(&mut self, delivery: &Delivery) -> Result<Found, Missing> {
+        let (group, source) = (self.group, self.source);
+        if let Some(entry) = entry_of(delivery) {
+            return entry_record(group, source, entry).await.map(Found::detached);
+        }
+        if !self.at.as_ref().is_some_and(|kept| kept.holds(delivery.offset)) {
+            self.at = group.cache().find(source, delivery.offset);
+        }
+        match &self.at {
+            Some(kept) if delivery.more.is_none() => found(kept, delivery.offset),
+            Some(kept) => found(kept, delivery.offset).map(Found::detached),
+            None => {
+                let kept = reread(group, source, delivery.offset).await?;
+                found(self.at.insert(kept), delivery.offset).map(Found::detached)
+            }
+        }
+    }
 }
 
 fn found(kept: &Kept, offset: Offset) -> Result<Found, Missing> {
@@ -162,6 +191,21 @@ struct Page {
 impl Page {
     fn new(source: Source, epoch: AssignmentEpoch, replay: Option<ReplayMark>) -> Self {
         Self { source, epoch, replay, records: Vec::new(), bytes: 0 }
+    }
+
+    /// What came of looking for a record.
+    fn take(&mut self, group: &Group, delivery: &Delivery, found: Result<Found, Missing>, filled: &mut Filled) {
+        match found {
+            Ok(found) => self.push(delivery.clone(), found, &mut filled.frames),
+            Err(Missing::Gone(reason)) => {
+                let range = OffsetRange { from: delivery.offset, to: delivery.offset.saturating_add(1) };
+                group.drive_event(Event::Gap { source: self.source, range, reason });
+            }
+            Err(Missing::Later(what)) => {
+                tracing::warn!(group = %group.name(), offset = delivery.offset.get(), what, "a record cannot be read now");
+                filled.later.push(delivery.clone());
+            }
+        }
     }
 
     fn push(&mut self, delivery: Delivery, found: Found, out: &mut Vec<SessionFrame>) {
