@@ -241,23 +241,7 @@ impl EntryTable {
     /// The record does not fit what is there; nothing was changed then.
     pub fn replay(&mut self, record: &EntryRecord) -> Result<(), String> {
         match record {
-            EntryRecord::Opened { key, entry } => {
-                if entry.blocked_by.is_some_and(|head| head.source != key.source) {
-                    return Err(format!("entry {key:?} waits for one of another partition"));
-                }
-                let mut packed = Packed::pack(entry, &mut self.names);
-                let partition = self.partitions.entry(key.source).or_default();
-                if let Some(mut old) = partition.remove(At::of(key)) {
-                    // The same copy may be told again after a crash: that is no other death.
-                    if old.cycle() < packed.cycle() {
-                        old.remember_death();
-                        old.remember();
-                        self.failures.forget(key);
-                    }
-                    packed.inherit(&mut old);
-                }
-                partition.insert(At::of(key), packed);
-            }
+            EntryRecord::Opened { key, entry } => self.replay_opened(key, entry)?,
             EntryRecord::Tried { key, attempts, due_ms, delay_ms, class } => {
                 let class = class.as_deref().map(|class| self.names.share(class));
                 self.update(key, |packed| {
@@ -309,6 +293,25 @@ impl EntryTable {
                 self.failures.retain(|key| !sources.contains(&key.source));
             }
         }
+        Ok(())
+    }
+
+    fn replay_opened(&mut self, key: &EntryKey, entry: &Entry) -> Result<(), String> {
+        if entry.blocked_by.is_some_and(|head| head.source != key.source) {
+            return Err(format!("entry {key:?} waits for one of another partition"));
+        }
+        let mut packed = Packed::pack(entry, &mut self.names);
+        let partition = self.partitions.entry(key.source).or_default();
+        if let Some(mut old) = partition.remove(At::of(key)) {
+            // The same copy may be told again after a crash: that is no other death.
+            if old.cycle() < packed.cycle() {
+                old.remember_death();
+                old.remember();
+                self.failures.forget(key);
+            }
+            packed.inherit(&mut old);
+        }
+        partition.insert(At::of(key), packed);
         Ok(())
     }
 
