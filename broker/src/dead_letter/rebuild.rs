@@ -3,6 +3,11 @@
 //! Owns what a copy proves: which record died or was parked, when and why, in which cycle, and its edited versions. Must
 //! not know journals: it says which records bring a table up to what the copies prove, and somebody writes them.
 //!
+//! What cannot be known: an entry that was closed, or that was spilled, behind the damage, while its copy is still there, is
+//! open again: a copy is written once and says nothing of what was done later (rule DL-12). The same goes for jobs, for
+//! tries since the death, and for one that was forgotten and whose copy its segment still holds. Nothing is lost by it:
+//! whoever recovers looks at what is open, and discards what had been dealt with.
+//!
 //! Invariants: what the table has is newer than a copy of the same cycle and stays as it is; what only a copy knows is
 //! open, for its state is lost with the journal; an intent that is open opens its entry itself. A second run after the
 //! first finds nothing.
