@@ -291,9 +291,8 @@ pub enum AckStatus {
     LaneLive,
 }
 
-/// A range to read. The answer is [`super::event::Event::Fetched`], or a gap; at the high watermark the reader waits
-/// until there is more. One for a partition that is being read already takes the place of the older one, whose answer
-/// is not wanted any more.
+/// A range to read. The answer is [`super::event::Event::Fetched`], or a gap; at the high watermark the reader waits for
+/// more. One for a partition that is being read already takes the place of the older one and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fetch {
     /// The partition.

@@ -5,8 +5,7 @@ use super::entry::{Act, EntryKey, EntryKind, EntryState};
 use super::record::{ErrorInfo, GapReason, GroupNotes, PauseReason, Start};
 use super::replay::{Replay, ReplayRate};
 use crate::model::{
-    AssignmentEpoch, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, PartitionId, Source,
-    TopicUuid,
+    AssignmentEpoch, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, Source, TopicUuid,
 };
 
 /// One event.
@@ -73,8 +72,7 @@ pub enum Event {
         /// Epoch that began.
         epoch: PartitionEpoch,
     },
-    /// A copy is durable in the dead-letter partition: the entry can be opened. Or it is lost: the record cannot be
-    /// read any more (rule DL-4).
+    /// A copy is durable: the entry can be opened. Or it is lost: the record cannot be read any more (rule DL-4).
     Copied {
         /// The partition.
         source: Source,
@@ -436,8 +434,7 @@ pub enum Admin {
         /// Who and why.
         act: Act,
     },
-    /// The head of a lane: try it anew (`skip` false) or settle it as skipped, whether it is dead or blocks its lane in
-    /// the source (rules RD-8, DL-8).
+    /// The head of a lane, dead or blocking: try it anew (`skip` false) or settle it as skipped (rules RD-8, DL-8).
     Head {
         /// The partition.
         source: Source,
@@ -498,5 +495,5 @@ pub struct Extent {
     /// The topic; `None`: all.
     pub topic: Option<TopicUuid>,
     /// The partition; `None`: all.
-    pub partition: Option<PartitionId>,
+    pub partition: Option<crate::model::PartitionId>,
 }

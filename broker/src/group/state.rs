@@ -429,20 +429,7 @@ impl PartitionState {
             }
             GroupRecord::Cut { at, epoch, group_epoch, .. } => {
                 self.leases_from = AssignmentEpoch(*group_epoch);
-                self.settled.cut(*at);
-                self.skips.forget(OffsetRange { from: *at, to: Offset::MAX });
-                self.start = self.start.min(*at);
-                self.tried.retain(|offset, _| offset < at);
-                self.intents.values_mut().filter(|one| one.key.offset >= *at).for_each(|one| one.source_lost = true);
-                self.epoch = *epoch;
-                self.crashes = 0;
-                self.holes.retain(|_, dropped| *dropped < *at);
-                self.back_to = self.back_to.min(*at);
-                self.cuts.retain(|(earlier, _)| earlier < at);
-                self.cuts.push((*at, *epoch));
-                if self.cuts.len() > CUTS_KEPT {
-                    self.cuts.remove(0);
-                }
+                self.cut_at(*at, *epoch);
             }
             GroupRecord::Epoch { epoch, .. } => self.epoch = *epoch,
             GroupRecord::Hole { lane, at, .. } => self.add_hole(*lane, *at),
@@ -456,6 +443,24 @@ impl PartitionState {
             other => return Err(format!("not a record of a partition: {other:?}")),
         }
         Ok(())
+    }
+
+    /// Nothing at or above `at` is there any more (rule AK-12).
+    fn cut_at(&mut self, at: Offset, epoch: PartitionEpoch) {
+        self.settled.cut(at);
+        self.skips.forget(OffsetRange { from: at, to: Offset::MAX });
+        self.start = self.start.min(at);
+        self.tried.retain(|offset, _| *offset < at);
+        self.intents.values_mut().filter(|one| one.key.offset >= at).for_each(|one| one.source_lost = true);
+        self.epoch = epoch;
+        self.crashes = 0;
+        self.holes.retain(|_, dropped| *dropped < at);
+        self.back_to = self.back_to.min(at);
+        self.cuts.retain(|(earlier, _)| *earlier < at);
+        self.cuts.push((at, epoch));
+        if self.cuts.len() > CUTS_KEPT {
+            self.cuts.remove(0);
+        }
     }
 
     /// The end of what is settled, or will be once its dead letter has arrived.
