@@ -9,6 +9,8 @@ use super::admin::view_of;
 use super::group::Group;
 use super::hooks::{group_topic, reservations, subscribes};
 use super::positions::places;
+use super::rebuild_views::RebuildId;
+use super::rebuilds::open_rebuild;
 use super::replay_views::ReplayGroup;
 use super::views::{Caller, DeletedGroup, GroupView, NewGroup, UpdateGroup};
 use super::{Coordinator, GroupError};
@@ -180,6 +182,11 @@ impl Coordinator {
         if let Some(replay) = group.reads_again(reads) {
             return Err(GroupError::ReplayConflict { replay });
         }
+        if let Some(rebuild) = open_rebuild(group).filter(|_| topics.is_none()) {
+            return Err(GroupError::RebuildConflict {
+                rebuild: RebuildId { group: group.id(), number: rebuild.number },
+            });
+        }
         let job = match self.shared.dead_letters.get() {
             Some(letters) => letters.job_of(group.id(), topics.map(<[_]>::to_vec)).await,
             None => None,
@@ -207,6 +214,10 @@ impl Coordinator {
         if id.is_some_and(|id| id != group.id()) {
             return Err(GroupError::NotFound { group: name.to_owned() });
         }
+        if group.is_shadow() {
+            let bounds = "a group; a rebuild is given up by AbortRebuild".to_owned();
+            return Err(GroupError::Invalid { field: "name", found: name.to_owned(), bounds });
+        }
         if !force {
             self.check_losses(&group, None).await?;
         }
@@ -219,6 +230,8 @@ impl Coordinator {
             // It ends with its group; what it was is remembered.
             drop(group.drive_event(Event::Admin(Admin::CancelReplay { number: open.number })));
         }
+        // Its shadow goes at the next look, for its group is gone.
+        jobs_ended += u32::from(open_rebuild(&group).is_some());
         self.remember_replays(&group);
         let written = group.delete();
         self.map.write().remove(&group);
@@ -229,6 +242,7 @@ impl Coordinator {
         self.topics.drop_dead_letters(group.id(), None).await?;
         self.shared.metrics.forget_group(name);
         self.shared.metrics.dead_letters.forget(name, reason_names());
+        self.shared.rebuilds.notify_one();
         tracing::info!(group = name, id = group.id().0, actor = caller.actor, "group deleted");
         Ok(DeletedGroup { id: group.id(), entries_lost, jobs_ended })
     }

@@ -1,5 +1,6 @@
 //! Why a call about groups failed.
 
+use super::rebuild_views::RebuildId;
 use super::replay_views::ReplayId;
 use crate::dead_letter::views::JobId;
 use crate::group::effect::Refusal;
@@ -138,8 +139,24 @@ pub enum GroupError {
         /// The replay.
         replay: ReplayId,
     },
-    /// No such replay.
-    #[error("replay {job} does not exist")]
+    /// A rebuild has not ended: the group has one at a time, and it would end with it.
+    #[error("rebuild {rebuild} has not ended")]
+    RebuildConflict {
+        /// The rebuild.
+        rebuild: RebuildId,
+    },
+    /// A rebuild has not caught up.
+    #[error("version {version} of group {group:?} has {lag} records to apply: a swap waits for READY")]
+    RebuildNotReady {
+        /// The group.
+        group: String,
+        /// The version.
+        version: String,
+        /// Records that it has yet to apply.
+        lag: u64,
+    },
+    /// No such replay or rebuild.
+    #[error("job {job} does not exist")]
     JobNotFound {
         /// Its id, as given.
         job: String,

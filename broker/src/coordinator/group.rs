@@ -8,6 +8,7 @@
 //! partition is out, a newer one ends the older; the group's place in the timers is never later than its deadline.
 
 mod handle;
+mod shadow;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
@@ -54,6 +55,7 @@ pub(super) struct Group {
     scheduled_ms: AtomicU64,
     handing: Mutex<()>,
     handovers: Mutex<VecDeque<Handover>>,
+    rebuilding: shadow::Rebuilding,
 }
 
 /// What the lock protects.
@@ -89,6 +91,7 @@ impl Group {
     /// A group with the state that the journals have, or that was just created.
     pub(super) fn new(shared: &Arc<Shared>, machine: Machine) -> Arc<Self> {
         let (id, name) = (machine.state().id, machine.state().name.clone());
+        let rebuilding = shadow::Rebuilding::of(&machine);
         let inner = Inner {
             config: Arc::new(machine.state().config.clone()),
             machine,
@@ -114,6 +117,7 @@ impl Group {
             scheduled_ms: AtomicU64::new(NEVER),
             handing: Mutex::new(()),
             handovers: Mutex::default(),
+            rebuilding,
         })
     }
 
@@ -172,7 +176,7 @@ impl Group {
 
     /// The partition that holds the dead letters of a partition.
     pub(super) fn dead_letter_log(&self, source: Source) -> Option<Arc<dyn PartitionLog>> {
-        self.shared.logs.dead_letter_log(source, self.id)
+        self.shared.logs.dead_letter_log(source, self.letters_id())
     }
 
     /// Whether every stored batch of the partition's topic can be decoded.
@@ -257,6 +261,7 @@ impl Group {
             inner.written.group = inner.written.group.max(written.group);
             inner.written.entries = inner.written.entries.max(written.entries);
             self.note_records(inner, &records);
+            self.rebuild_changed();
         }
         self.waiters.wake(&records, &entry_records);
         for outgoing in frames {
@@ -284,7 +289,9 @@ impl Group {
     fn note_records(&self, inner: &mut Inner, records: &[GroupRecord]) {
         for record in records {
             match record {
-                GroupRecord::Configured { .. } => inner.config = Arc::new(inner.machine.state().config.clone()),
+                GroupRecord::Configured { .. } | GroupRecord::Rebuild(_) => {
+                    inner.config = Arc::new(inner.machine.state().config.clone())
+                }
                 GroupRecord::Topics { removed, .. } => {
                     let gone: Vec<Source> =
                         inner.fetches.keys().filter(|source| removed.contains(&source.topic)).copied().collect();
@@ -391,15 +398,6 @@ impl Group {
         if !moves.is_empty() {
             dead_letters.moves(&own, moves, written, again);
         }
-    }
-
-    /// For how long nobody has had a stream, in milliseconds.
-    pub(super) fn idle_for(&self, now_ms: u64) -> u64 {
-        let mut inner = self.inner.lock();
-        if !inner.machine.state().members.is_empty() {
-            inner.idle_since_ms = now_ms;
-        }
-        now_ms.saturating_sub(inner.idle_since_ms)
     }
 
     /// The end of the group: its sessions end, its state is no more (rule OF-8). What must be durable then.

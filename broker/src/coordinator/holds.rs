@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::sync::Weak;
 
 use super::Coordinator;
+use super::group::Group;
+use super::rebuilds::shadow_name;
 use super::shared::Phase;
 use crate::model::{Offset, PartitionId, Source, TopicUuid};
 use crate::topics::RetentionHolds;
@@ -22,7 +24,11 @@ impl RetentionHolds for Holds {
         }
         let group = coordinator.map.read().by_name.get(group).cloned()?;
         let source = Source { topic, partition };
-        group.look(|machine| machine.state().partitions.get(&source).map(|partition| partition.settled.floor()))
+        let floor = |group: &Group| {
+            group.look(|machine| machine.state().partitions.get(&source).map(|partition| partition.settled.floor()))
+        };
+        let shadow = shadow_name(&group).and_then(|name| coordinator.map.read().by_name.get(&name).cloned());
+        floor(&group).into_iter().chain(shadow.and_then(|shadow| floor(&shadow))).min()
     }
 
     fn needed(&self, topic: Option<TopicUuid>) -> HashMap<Source, Offset> {

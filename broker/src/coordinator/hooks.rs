@@ -5,6 +5,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use super::group::Group;
+use super::rebuild_views::RebuildId;
+use super::rebuilds::open_rebuild;
 use super::{Coordinator, GroupError};
 use crate::dead_letter::handle::GroupHandle;
 use crate::group::event::Event;
@@ -73,12 +75,12 @@ impl Coordinator {
         let added = all.iter().filter(|topic| subscribes(&config.subscription, topic) && is_new(topic));
         let room = crate::limits::TOPICS_PER_GROUP.saturating_sub(known.len() - removed.len());
         let added: Vec<GroupTopic> =
-            added.take(room).map(|topic| group_topic(group.name().as_str(), &config, topic)).collect();
+            added.take(room).map(|topic| group_topic(group.letters_name().as_str(), &config, topic)).collect();
         if added.is_empty() && removed.is_empty() {
             return Ok(());
         }
         let names = reservations(&added)?;
-        if !names.is_empty() {
+        if !names.is_empty() && !group.is_shadow() {
             self.topics.reserve_dead_letter_names(group.id(), group.name().as_str(), names).await?;
         }
         let starts = self.starts_at_zero(&added);
@@ -177,7 +179,12 @@ impl Coordinator {
         };
         let groups = self.all_groups();
         let replay = groups.iter().find_map(|group| group.reads_again(|source| source.topic == topic.uuid));
+        let rebuild = groups.iter().find_map(|group| {
+            let rebuild = open_rebuild(group).filter(|_| GroupHandle::topic(&**group, topic.uuid).is_some())?;
+            Some(RebuildId { group: group.id(), number: rebuild.number })
+        });
         let job = job.map(|job| job.to_string()).or(replay.map(|replay| replay.to_string()));
+        let job = job.or(rebuild.map(|rebuild| rebuild.to_string()));
         let open = groups.iter().map(|group| group.look(|machine| machine.entries().not_closed_of(topic.uuid))).sum();
         match (job, open) {
             (Some(job), open) => Err(TopicError::JobConflict { name, job, open }),

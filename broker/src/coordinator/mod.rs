@@ -34,11 +34,14 @@ mod outbox;
 mod ports;
 mod positions;
 mod processed;
+mod rebuild_views;
+mod rebuilds;
 mod recovery;
 pub mod replay_views;
 mod replays;
 mod session;
 mod shared;
+mod swaps;
 mod timers;
 pub mod types;
 pub mod views;
@@ -53,6 +56,9 @@ use parking_lot::RwLock;
 pub use error::GroupError;
 pub use frames::{DeliveredRecord, EditedRecord, JoinGroup, SessionFrame};
 pub use lanes::lane_key;
+pub use rebuild_views::{
+    RebuildId, RebuildPartitionView, RebuildState, RebuildView, StartRebuild, SwapAnswer, SwapId, SwapOutcome,
+};
 pub use recovery::CoordinatorParts;
 pub use replay_views::{ReplayId, ReplayView};
 pub use session::{Doubt, Report, Session};
@@ -62,7 +68,7 @@ use self::group::Group;
 use self::journals::GroupJournals;
 use self::shared::Shared;
 use crate::dead_letter::handle::{GroupHandle, Groups};
-use crate::model::{GroupId, GroupName};
+use crate::model::{GroupId, GroupName, VersionName};
 use crate::topics::Topics;
 
 /// All consumer groups of a broker.
@@ -75,6 +81,8 @@ pub struct Coordinator {
     /// One creation, deletion or change of topics at a time: names and reservations are looked at before they are
     /// taken.
     changing: tokio::sync::Mutex<()>,
+    /// One step of a swap, or an end of a rebuild, at a time.
+    swapping: tokio::sync::Mutex<()>,
     /// Callers that wait for records to be processed (rule RW-4).
     waiting: std::sync::atomic::AtomicUsize,
     /// Replays whose groups are gone, the newest last.
@@ -112,8 +120,15 @@ impl Coordinator {
     /// The group is not there or is configured otherwise, the member is fenced or refused, the groups are stopped.
     pub async fn join(self: &Arc<Self>, join: JoinGroup) -> Result<Session, GroupError> {
         let group = self.find(join.group.as_str())?;
-        let config = group.config();
         let mismatch = |field, actual: String, expected: String| GroupError::Mismatch { field, actual, expected };
+        let group = match self.version_of(&group, join.expect.version.as_ref()) {
+            Ok(group) => group,
+            Err(active) => {
+                let expected = rebuilds::version_text(join.expect.version.as_ref());
+                return Err(mismatch("version", active, expected));
+            }
+        };
+        let config = group.config();
         if let Some(mode) = join.expect.mode
             && mode != config.mode
         {
@@ -129,6 +144,17 @@ impl Coordinator {
             }
         }
         Session::begin(group, join)
+    }
+
+    /// The group of a member's version: the active one, or the one that is being rebuilt; else the active one's name.
+    fn version_of(&self, group: &Arc<Group>, version: Option<&VersionName>) -> Result<Arc<Group>, String> {
+        let active = group.config().version.clone();
+        if active.as_ref() == version {
+            return Ok(Arc::clone(group));
+        }
+        let shadow = rebuilds::open_rebuild(group).filter(|rebuild| Some(&rebuild.version) == version);
+        let shadow = shadow.and_then(|rebuild| self.map.read().by_id.get(&rebuild.shadow).cloned());
+        shadow.ok_or_else(|| rebuilds::version_text(active.as_ref()))
     }
 
     /// A group by its name.

@@ -97,6 +97,7 @@ impl Coordinator {
             dead_letters: std::sync::OnceLock::new(),
             opened: Opened::default(),
             replays: tokio::sync::Notify::new(),
+            rebuilds: tokio::sync::Notify::new(),
             phase: parking_lot::RwLock::new(Phase::Recovering),
             streams: 0.into(),
             trims: parking_lot::Mutex::new(parts.topics.trims().into_iter().collect()),
@@ -107,6 +108,7 @@ impl Coordinator {
             topics: parts.topics,
             map: parking_lot::RwLock::default(),
             changing: tokio::sync::Mutex::new(()),
+            swapping: tokio::sync::Mutex::new(()),
             waiting: 0.into(),
             ended: parking_lot::Mutex::default(),
             losses: parking_lot::Mutex::default(),
@@ -136,6 +138,8 @@ impl Coordinator {
         let own = Arc::clone(self);
         self.spawn(async move { own.run_upkeep().await });
         self.load().await;
+        let own = Arc::clone(self);
+        self.spawn(async move { own.run_rebuilds().await });
     }
 
     fn spawn(&self, task: impl std::future::Future<Output = ()> + Send + 'static) {
@@ -189,6 +193,7 @@ impl Coordinator {
         for group in &groups {
             self.pace_anew(group).await;
         }
+        self.begin_shadows().await;
         groups.iter().for_each(|group| group.start());
         if let Some(dead_letters) = self.shared.dead_letters.get() {
             dead_letters.start(Arc::new(AllGroups(Arc::downgrade(self))));

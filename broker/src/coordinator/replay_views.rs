@@ -119,7 +119,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    fn new(range: u64, left: u64, began: Option<(Duration, u64)>) -> Self {
+    pub(super) fn new(range: u64, left: u64, began: Option<(Duration, u64)>) -> Self {
         let rate = began.map_or(0.0, |(passed, left_then)| {
             let seconds = passed.as_secs_f64();
             if seconds > 0.0 { left_then.saturating_sub(left) as f64 / seconds } else { 0.0 }

@@ -14,6 +14,7 @@ use super::delivery::payload::{self, Missing, Range};
 use super::frames::{JoinGroup, SessionFrame};
 use super::group::Group;
 use super::outbox::{Next, Outbox};
+use super::rebuild_views::SwapAnswer;
 use crate::dead_letter::handle::Written;
 use crate::group::GroupConfig;
 use crate::group::effect::{Delivered, Delivery, Frame};
@@ -149,9 +150,19 @@ impl Session {
         Arc::clone(&self.config)
     }
 
-    /// The group's number, of which ids of entries are made.
+    /// The group's number, of which ids of entries are made; of a rebuild that of its group (rule RP-7).
     pub fn group_id(&self) -> GroupId {
-        self.group.id()
+        self.group.letters_id()
+    }
+
+    /// Whether the member keeps a version that is being rebuilt.
+    pub fn is_rebuilding(&self) -> bool {
+        self.group.is_shadow()
+    }
+
+    /// What the member's database says of a swap (rule RP-6).
+    pub fn swapped(&self, answer: SwapAnswer) {
+        self.group.swap_answered(answer);
     }
 
     /// Name of the group.

@@ -59,6 +59,8 @@ pub(super) struct Shared {
     pub(super) opened: Opened,
     /// A replay ended, or a member left a group that was made for one.
     pub(super) replays: Notify,
+    /// Something changed that a rebuild may wait for.
+    pub(super) rebuilds: Notify,
     pub(super) phase: RwLock<Phase>,
     /// Log starts that somebody asked for, to tell a trim from retention.
     pub(super) trims: Mutex<HashMap<Source, Offset>>,

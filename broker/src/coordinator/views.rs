@@ -8,7 +8,7 @@ use crate::group::record::{GapReason, GroupNotes, Pause};
 use crate::group::{GroupConfig, GroupTopic, Mode, SourceName, StartAt};
 use crate::model::{
     AssignedUnit, AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
-    PartitionId, TopicName, TopicUuid,
+    PartitionId, TopicName, TopicUuid, VersionName,
 };
 
 /// Who calls, and why.
@@ -335,4 +335,6 @@ pub struct Expect {
     pub mode: Option<Mode>,
     /// Its topics.
     pub topics: Option<Vec<TopicName>>,
+    /// The version of the read model that the member keeps (rule RP-6).
+    pub version: Option<VersionName>,
 }

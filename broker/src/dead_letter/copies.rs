@@ -44,7 +44,7 @@ impl Copies {
         let reader = match self.letters.entry(source) {
             std::collections::hash_map::Entry::Occupied(reader) => reader.into_mut(),
             std::collections::hash_map::Entry::Vacant(empty) => {
-                let Some(log) = self.logs.dead_letters(self.group.id(), source) else { return Ok(None) };
+                let Some(log) = self.logs.dead_letters(self.group.letters_id(), source) else { return Ok(None) };
                 empty.insert(RecordReader::new(log))
             }
         };
@@ -61,7 +61,7 @@ impl Copies {
             let headers = record.headers.iter().map(|header| (&header.key[..], header.value.as_deref()));
             // What lies there must be this record: a partition of dead letters may have been lost and made anew.
             let said = DeadLetterHeaders::parse(headers).ok();
-            if let Some(said) = said.filter(|said| said.id.key == *key && said.id.group == self.group.id()) {
+            if let Some(said) = said.filter(|said| said.id.key == *key && said.id.group == self.group.letters_id()) {
                 let append_ms = said.append_ms;
                 return Ok(Some(Original { record, said: Some(said), append_ms }));
             }
@@ -125,7 +125,7 @@ impl Copies {
         let retention_ms = self.group.config().dlq_retention_ms;
         let expire_ms = (!entry.state.is_closed()).then(|| entry.dead_ms.saturating_add(retention_ms));
         Ok(EntryView {
-            group: self.group.id(),
+            group: self.group.letters_id(),
             key,
             group_name: self.group.name().as_str().to_owned(),
             topic: topic.as_ref().map(|topic| topic.name.clone()).unwrap_or_default(),
@@ -139,7 +139,7 @@ impl Copies {
 
     /// The id of an entry of the group.
     pub(super) fn id(&self, key: EntryKey) -> DeadLetterId {
-        DeadLetterId { group: self.group.id(), key }
+        DeadLetterId { group: self.group.letters_id(), key }
     }
 }
 

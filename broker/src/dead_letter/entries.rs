@@ -103,7 +103,7 @@ impl Letters {
         let version = current.saturating_add(1);
         let headers = version_headers(&copies, key, &entry, &original, version, &act, group);
         let batch = batch_of(&record, &headers);
-        let log = self.parts.logs.dead_letters(group.id(), key.source);
+        let log = self.parts.logs.dead_letters(group.letters_id(), key.source);
         let log = log.ok_or_else(|| LetterError::Read { what: "the dead-letter topic is gone".into() })?;
         let ack = log.append_dead_letters(batch).await?;
         self.act(group, Admin::EntryEdited { entry: key, copy: ack.base_offset, act }).await?;

@@ -41,6 +41,14 @@ pub trait GroupHandle: Debug + Send + Sync + 'static {
     fn id(&self) -> GroupId;
     /// Its name.
     fn name(&self) -> &GroupName;
+    /// The group whose dead letters it has: its own number, or that of the group of which it is the shadow (rule RP-7).
+    fn letters_id(&self) -> GroupId {
+        self.id()
+    }
+    /// Name of that group.
+    fn letters_name(&self) -> &GroupName {
+        self.name()
+    }
     /// Its settings at present.
     fn config(&self) -> Arc<GroupConfig>;
     /// A topic of the group: names of it and of its dead-letter topic.

@@ -82,7 +82,10 @@ impl Letters {
             if self.stopping.is_cancelled() {
                 return;
             }
-            self.retain_of(&group, by_age).await;
+            // While a version is rebuilt, two tables of entries have copies in the same dead letters (rule RP-7).
+            let mut paired = group.letters_id() != group.id();
+            group.with_state(&mut |state| paired |= state.rebuilds.open().is_some());
+            self.retain_of(&group, by_age && !paired).await;
         }
     }
 

@@ -73,6 +73,7 @@ impl Machine {
                 self.evict(member, now, fx);
                 Ok(())
             }
+            Admin::Rebuild(call) => self.rebuild(*call, now, fx),
             Admin::Delete => {
                 self.commit(GroupRecord::Deleted, fx);
                 self.end_sessions(fx);

@@ -8,7 +8,7 @@ use super::breaker::BreakerPolicy;
 use super::pairs;
 use super::retry::RetryPolicy;
 use crate::limits;
-use crate::model::{Filter, Offset, TopicUuid};
+use crate::model::{Filter, GroupId, Offset, TopicUuid, VersionName};
 
 /// How records are given out (rule GM-2); fixed at creation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -128,6 +128,13 @@ pub struct GroupConfig {
     /// It was made for a replay: nothing outside the range of one is ever read (rule RP-5). Fixed at creation.
     #[serde(default)]
     pub replay_only: bool,
+    /// The active version of its read model; `None`: it has no versions. Given at creation, changed by a swap alone
+    /// (rule RP-6).
+    #[serde(default)]
+    pub version: Option<VersionName>,
+    /// It is the shadow of this group, in which a version is rebuilt. Fixed at creation.
+    #[serde(default)]
+    pub shadow_of: Option<GroupId>,
 }
 
 impl GroupConfig {
@@ -160,6 +167,8 @@ impl GroupConfig {
             dlq_max_bytes: 0,
             dlq_names: BTreeMap::new(),
             replay_only: false,
+            version: None,
+            shadow_of: None,
         }
     }
 
@@ -193,6 +202,11 @@ impl GroupConfig {
             let (found, bounds) =
                 (format!("Cursor in mode {:?}", self.mode), "of the broker, or mode OFFSET".to_owned());
             return Err(ConfigError { field: "positions", found, bounds });
+        }
+        if let Some(version) = self.version.as_ref().filter(|_| self.positions != Positions::Cursor) {
+            let (found, bounds) =
+                (version.to_string(), "absent: only groups with positions CURSOR have versions".to_owned());
+            return Err(ConfigError { field: "version", found, bounds });
         }
         within("lease_ms", self.lease_ms, 1_000, 3_600_000)?;
         within("max_processing_ms", self.max_processing_ms, 0, limits::DURATION_MS_MAX)?;

@@ -1,7 +1,7 @@
 //! What a group wants done after an event: records to journal, frames to send, ranges to read, dead letters to move.
 
 use super::entry::{EntryKey, EntryRecord, EntryState};
-use super::event::Credit;
+use super::rebuild::SwapAsk;
 use super::record::{GapReason, GroupRecord, Pause, PauseReason};
 use super::replay::{ReplayEnd, ReplayMark};
 use crate::model::{
@@ -198,6 +198,8 @@ pub enum Frame {
         /// The partition; `None`: the whole replay.
         source: Option<Source>,
     },
+    /// Change the user's database, so that its version becomes the active one (rule RP-6).
+    Swap(Box<SwapAsk>),
     /// Come back later (rule GM-11).
     Goodbye {
         /// When.
@@ -482,18 +484,13 @@ pub enum Refusal {
     /// The group was deleted.
     #[error("the group was deleted")]
     Deleted,
+    /// The member's version of the read model is not the active one any more (rule RP-6).
+    #[error("this version of the read model is retired; the active one is {active}")]
+    Retired {
+        /// The active one.
+        active: String,
+    },
     /// There are no dead letters for this: the group consumes a dead-letter topic (rule DL-11), or the policy has none.
     #[error("the group has no dead letters for this topic")]
     NoDeadLetters,
-}
-
-/// What a member may still be sent, and what it holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Window {
-    /// Credit left.
-    pub credit: Credit,
-    /// Records leased.
-    pub leased_records: u64,
-    /// Bytes leased.
-    pub leased_bytes: u64,
 }

@@ -2,6 +2,7 @@
 
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::{Act, EntryKey, EntryKind, EntryState};
+use super::rebuild::RebuildCall;
 use super::record::{ErrorInfo, GapReason, GroupNotes, PauseReason, Start};
 use super::replay::{Replay, ReplayRate};
 use crate::model::{
@@ -485,6 +486,8 @@ pub enum Admin {
         /// The member.
         member: MemberId,
     },
+    /// Something that a rebuild needs (rule RP-6).
+    Rebuild(Box<RebuildCall>),
     /// The group is deleted: sessions end (rule OF-8).
     Delete,
 }

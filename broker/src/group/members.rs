@@ -455,7 +455,9 @@ impl Machine {
     pub(super) fn end_sessions(&mut self, fx: &mut Effects) {
         let members: Vec<MemberId> = self.members.all.keys().copied().collect();
         for member in members {
-            self.send(member, Frame::Ended(Refusal::Deleted), After::Group, fx);
+            // Members of a shadow may find their version in its group (rule RP-6).
+            let refusal = if self.state.config.shadow_of.is_some() { Refusal::SessionOver } else { Refusal::Deleted };
+            self.send(member, Frame::Ended(refusal), After::Group, fx);
             if let Some(one) = self.members.get_mut(member) {
                 one.attached = false;
             }

@@ -49,6 +49,7 @@ mod outcomes;
 mod pauses;
 mod read_ahead;
 mod reading;
+pub mod rebuild;
 pub mod record;
 mod redriven;
 pub mod replay;

@@ -20,6 +20,7 @@ pub use codec::{decode, encode};
 
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::{Act, DeadReason, EntryKey, EntryKind};
+use super::rebuild::RebuildRecord;
 use super::replay::{Replay, ReplayEnd, ReplayRate};
 use crate::model::{
     AssignmentEpoch, GroupName, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
@@ -271,6 +272,8 @@ pub enum GroupRecord {
     },
     /// The group is gone with all that is its.
     Deleted,
+    /// Something of a rebuild changed (rule RP-6).
+    Rebuild(Box<RebuildRecord>),
     /// Topics came or went; each new partition has its start.
     Topics {
         /// Topics that came.

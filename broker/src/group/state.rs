@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::config::{GroupConfig, GroupTopic};
 use super::entry::Act;
 use super::pairs;
+use super::rebuild::Rebuilds;
 use super::record::{GroupNotes, GroupRecord, Intent, OwnedRun, Pause, SettledAs, Start, Tried};
 use super::replay::Replays;
 use super::settled::SettledSet;
@@ -174,6 +175,9 @@ pub struct GroupState {
     /// The last replays.
     #[serde(default, skip_serializing_if = "Replays::is_empty")]
     pub replays: Replays,
+    /// The last rebuilds, and whether one has taken the units.
+    #[serde(default, skip_serializing_if = "Rebuilds::is_empty")]
+    pub rebuilds: Rebuilds,
 }
 
 impl GroupState {
@@ -203,6 +207,7 @@ impl GroupState {
             clearing: None,
             breaker: None,
             replays: Replays::new(),
+            rebuilds: Rebuilds::default(),
         };
         state.replay_topics(topics, starts, &[]);
         Ok(state)
@@ -272,6 +277,7 @@ impl GroupState {
             GroupRecord::ReplayStarted { replay, epoch } => self.replay_started(replay, *epoch)?,
             GroupRecord::ReplayPaced { number, rate } => self.replay_paced(*number, *rate)?,
             GroupRecord::ReplayEnded { number, end, time_ms } => self.replay_ended(*number, *end, *time_ms)?,
+            GroupRecord::Rebuild(record) => self.replay_rebuild(record)?,
             other => self.replay_partition(other)?,
         }
         Ok(())

@@ -40,8 +40,8 @@ pub(super) struct HandOver {
     pub(super) settling: bool,
     /// Modes KEYED and UNORDERED: slots with leases of their old owner, by that. None is empty.
     pub(super) drains: BTreeMap<MemberId, Vec<Drain>>,
-    /// Mode OFFSET: partitions that their owner is to hand over, to whom, and until when.
-    pub(super) pending: BTreeMap<Source, (MemberId, u64)>,
+    /// Mode OFFSET: partitions that their owner is to hand over, to whom (`None`: nobody), and until when.
+    pub(super) pending: BTreeMap<Source, (Option<MemberId>, u64)>,
 }
 
 impl HandOver {
@@ -96,7 +96,10 @@ impl Machine {
         if self.hand_over.settling || self.closing {
             return;
         }
-        let members: Vec<MemberId> = self.state.members.keys().copied().collect();
+        let mut members: Vec<MemberId> = self.state.members.keys().copied().collect();
+        if self.state.rebuilds.drained {
+            members.clear();
+        }
         let sources: Vec<Source> = self.state.partitions.keys().copied().collect();
         let present = self.present();
         let target = assignor::assign(&members, &sources, self.state.config.mode, &present);
@@ -111,8 +114,8 @@ impl Machine {
     fn present(&self) -> Assignment {
         let runs = self.state.owners.iter().flat_map(|(source, runs)| {
             let pending = self.hand_over.pending.get(source).map(|(to, _)| *to);
-            runs.iter()
-                .map(move |run| (AssignedUnit { source: *source, slots: run.slots }, pending.unwrap_or(run.member)))
+            let unit = |run: &OwnedRun| AssignedUnit { source: *source, slots: run.slots };
+            runs.iter().filter_map(move |run| Some((unit(run), pending.unwrap_or(Some(run.member))?)))
         });
         Assignment::from_units(runs)
     }
@@ -161,9 +164,9 @@ impl Machine {
             let from = self.state.owners.get(&source).and_then(|runs| runs.first()).map(|run| run.member);
             let from = from.filter(|from| self.members.get(*from).is_some());
             match (from, to) {
-                (Some(from), Some(to)) => match self.hand_over.pending.get_mut(&source) {
+                (Some(from), to) => match self.hand_over.pending.get_mut(&source) {
                     Some((pending, _)) => *pending = to,
-                    None if from == to => {}
+                    None if Some(from) == to => {}
                     None => {
                         self.hand_over.pending.insert(source, (to, at_ms));
                         self.deadlines.arm(Timer::Drains, at_ms);
@@ -173,7 +176,6 @@ impl Machine {
                 },
                 (None, None) if !self.state.owners.contains_key(&source) => {}
                 (None, to) => free.push((source, to)),
-                (Some(_), None) => {}
             }
         }
         self.give_partitions(free, now, fx);
@@ -208,7 +210,7 @@ impl Machine {
             if owner.is_some_and(|run| run.member == member)
                 && let Some((to, _)) = self.hand_over.pending.get(&source).copied()
             {
-                self.give_partitions(vec![(source, Some(to))], now, fx);
+                self.give_partitions(vec![(source, to)], now, fx);
             }
             return;
         }
@@ -227,7 +229,7 @@ impl Machine {
         let first = KeySlot::new(0).expect("the first slot");
         let pending = self.hand_over.pending.iter();
         let own = pending.filter(|(source, _)| self.owner(**source, first).is_some_and(|run| run.member == member));
-        let given = own.map(|(source, (to, _))| (*source, Some(*to))).collect();
+        let given = own.map(|(source, (to, _))| (*source, *to)).collect();
         self.give_partitions(given, now, fx);
     }
 
@@ -245,7 +247,7 @@ impl Machine {
         let mut given = Vec::new();
         for (source, (to, at_ms)) in &self.hand_over.pending {
             if *at_ms <= now.monotonic_ms {
-                given.push((*source, Some(*to)));
+                given.push((*source, *to));
             }
         }
         for (source, _) in &given {
@@ -324,8 +326,8 @@ impl Machine {
             }
         }
         for (to, _) in self.hand_over.pending.values_mut() {
-            if *to == old {
-                *to = new;
+            if *to == Some(old) {
+                *to = Some(new);
             }
         }
         if changed.is_empty() {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sawlog_proto::v1;
 
 use super::convert;
-use super::convert_groups::{mode_of, mode_to_wire, source_topic};
+use super::convert_groups::{mode_of, mode_to_wire, source_topic, version_name};
 use super::status::{self, Problem};
 use crate::coordinator::types::{
     AfterDead, Backoff, BreakerPolicy, ConfigError, GroupConfig, GroupTopic, Mode, OnExhausted, OnGap, Positions,
@@ -14,7 +14,7 @@ use crate::coordinator::types::{
 };
 use crate::limits;
 use crate::model::topic::DEAD_LETTER_SUFFIX;
-use crate::model::{Filter, PartitionEpoch};
+use crate::model::{Filter, PartitionEpoch, VersionName};
 
 /// Header conditions of a filter.
 const CONDITIONS: usize = 64;
@@ -159,6 +159,7 @@ fn merged(base: Settings, given: &v1::GroupConfig) -> Result<Settings, Problem> 
             return Err(status::invalid_field("config.positions", given.positions, "0, 1 (broker) or 2 (cursor)"));
         }
     }
+    config.version = version(given)?.or(config.version);
     if let Some(letters) = &given.dead_letters {
         dead_letters(&mut config, letters)?;
     }
@@ -169,6 +170,11 @@ fn merged(base: Settings, given: &v1::GroupConfig) -> Result<Settings, Problem> 
         take(&mut config.max_dead_lanes, bounds.dead_keys);
     }
     Ok(Settings { config, topic_retry })
+}
+
+fn version(given: &v1::GroupConfig) -> Result<Option<VersionName>, Problem> {
+    let given = Some(&given.version).filter(|version| !version.is_empty());
+    given.map(|version| version_name("config.version", version)).transpose()
 }
 
 fn take<T>(to: &mut T, given: Option<T>) {
@@ -299,7 +305,7 @@ pub(super) fn masked(
                     (defaults.max_scan_ahead_bytes, defaults.max_dead_lanes);
                 chosen.bounds = given.bounds;
             }
-            "config.mode" | "config.positions" | "config.start" => {
+            "config.mode" | "config.positions" | "config.start" | "config.version" => {
                 return Err(status::invalid_field("update_mask", path, "fields that are not fixed at creation"));
             }
             _ => return Err(status::invalid_field("update_mask", path, "fields of a group")),
@@ -384,6 +390,7 @@ pub(super) fn to_wire(config: &GroupConfig, topics: &[GroupTopic]) -> v1::GroupC
             OnGap::Continue => v1::OnGap::Continue.into(),
         },
         idle_ttl_ms: Some(config.idle_ttl_ms),
+        version: config.version.as_ref().map(ToString::to_string).unwrap_or_default(),
         positions: match config.positions {
             Positions::Broker => v1::PositionStore::Broker.into(),
             Positions::Cursor => v1::PositionStore::Cursor.into(),

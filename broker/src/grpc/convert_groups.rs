@@ -12,6 +12,7 @@ use crate::limits;
 use crate::model::topic::DEAD_LETTER_SUFFIX;
 use crate::model::{
     AssignmentEpoch, GroupName, MemberEpoch, Offset, OffsetRange, PartitionId, SlotRange, Source, TopicName,
+    VersionName,
 };
 
 /// Bytes of a note or reason that is kept.
@@ -22,6 +23,11 @@ const CREDIT_RECORDS: u64 = 1 << 31;
 const CREDIT_BYTES: u64 = 1 << 40;
 /// Sources, or runs, or entries that a resuming member may name.
 const IN_WORK: usize = 100_000;
+
+/// A checked name of a version.
+pub(super) fn version_name(field: &'static str, name: &str) -> Result<VersionName, Problem> {
+    VersionName::parse(name).map_err(|rule| status::invalid_name(field, name, rule))
+}
 
 /// A checked name of a group.
 pub(super) fn group_name(field: &'static str, name: &str) -> Result<GroupName, Problem> {
@@ -79,6 +85,7 @@ pub(super) fn join(join: v1::Join) -> Result<JoinGroup, Problem> {
     let topics: Result<Vec<_>, _> =
         join.expected_topics.iter().map(|name| source_topic("expected_topics", name)).collect();
     let topics = Some(topics?).filter(|topics| !topics.is_empty());
+    let version = join.version.as_deref().map(|version| version_name("version", version)).transpose()?;
     let instance = join.instance_id.map(|id| text("instance_id", id, limits::CLIENT_ID_BYTES)).transpose()?;
     Ok(JoinGroup {
         group,
@@ -91,7 +98,7 @@ pub(super) fn join(join: v1::Join) -> Result<JoinGroup, Problem> {
             credit: credit(join.credit.unwrap_or_default()),
             in_work: in_work(&join.in_work)?,
         },
-        expect: Expect { mode, topics },
+        expect: Expect { mode, topics, version },
         batches,
         min_bytes: join.min_bytes.min(limits::DELIVERY_FRAME_BYTES as u64) as u32,
         max_wait_ms: join.max_wait_ms.into(),

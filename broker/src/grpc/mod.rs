@@ -26,6 +26,7 @@ mod raw_body;
 mod read;
 mod read_driver;
 mod read_plan;
+mod rebuilds;
 mod replays;
 mod stalls;
 mod status;

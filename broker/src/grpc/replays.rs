@@ -1,4 +1,4 @@
-//! ReplayService: ranges of topics delivered again.
+//! ReplayService: ranges of topics delivered again. Its rebuilds are in `rebuilds`.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::convert_groups::{group_name, source_topic};
 use super::groups::{caller, page_size};
 use super::status::{self, Problem};
-use super::{Context, convert, convert_config, ids};
+use super::{Context, convert, convert_config, ids, rebuilds};
 use crate::coordinator::replay_views::{
     Progress, ReplayGroup, ReplayPartitionView, ReplayState, ReplayTarget, ReplayView, StartReplay,
 };
@@ -27,7 +27,7 @@ fn replay_id(text: &str) -> Result<ReplayId, Problem> {
     text.parse().map_err(|_| status::job_not_found(text))
 }
 
-fn rate(given: Option<&v1::ReplayRate>) -> Result<ReplayRate, Problem> {
+pub(super) fn rate(given: Option<&v1::ReplayRate>) -> Result<ReplayRate, Problem> {
     use v1::replay_rate::Rate;
     let at_least_1 = |field, found: u64| match found {
         0 => Err(status::invalid_field(field, found, "at least 1")),
@@ -44,7 +44,7 @@ fn rate(given: Option<&v1::ReplayRate>) -> Result<ReplayRate, Problem> {
     })
 }
 
-fn rate_to_wire(rate: ReplayRate) -> Option<v1::ReplayRate> {
+pub(super) fn rate_to_wire(rate: ReplayRate) -> Option<v1::ReplayRate> {
     use v1::replay_rate::Rate;
     let rate = match rate {
         ReplayRate::Unlimited => return None,
@@ -247,5 +247,45 @@ impl ReplayService for ReplayHandler {
     ) -> Result<Response<v1::CancelReplayResponse>, Status> {
         let cancelled = self.cancel(&request.get_ref().replay_id).await;
         self.answer(cancelled.map(|replay| v1::CancelReplayResponse { replay: Some(replay) }))
+    }
+
+    async fn start_rebuild(
+        &self,
+        request: Request<v1::StartRebuildRequest>,
+    ) -> Result<Response<v1::StartRebuildResponse>, Status> {
+        let started = rebuilds::start(&self.0, request).await;
+        self.answer(started.map(|rebuild| v1::StartRebuildResponse { rebuild: Some(rebuild) }))
+    }
+
+    async fn swap_rebuild(
+        &self,
+        request: Request<v1::SwapRebuildRequest>,
+    ) -> Result<Response<v1::SwapRebuildResponse>, Status> {
+        let swapping = rebuilds::swap(&self.0, &request).await;
+        self.answer(swapping.map(|rebuild| v1::SwapRebuildResponse { rebuild: Some(rebuild) }))
+    }
+
+    async fn abort_rebuild(
+        &self,
+        request: Request<v1::AbortRebuildRequest>,
+    ) -> Result<Response<v1::AbortRebuildResponse>, Status> {
+        let aborted = rebuilds::abort(&self.0, &request).await;
+        self.answer(aborted.map(|rebuild| v1::AbortRebuildResponse { rebuild: Some(rebuild) }))
+    }
+
+    async fn get_rebuild(
+        &self,
+        request: Request<v1::GetRebuildRequest>,
+    ) -> Result<Response<v1::GetRebuildResponse>, Status> {
+        let rebuild = rebuilds::get(&self.0, &request.get_ref().group);
+        self.answer(rebuild.map(|rebuild| v1::GetRebuildResponse { rebuild: Some(rebuild) }))
+    }
+
+    async fn list_rebuilds(
+        &self,
+        request: Request<v1::ListRebuildsRequest>,
+    ) -> Result<Response<v1::ListRebuildsResponse>, Status> {
+        let rebuilds = rebuilds::list(&self.0, &request.get_ref().group);
+        self.answer(rebuilds.map(|rebuilds| v1::ListRebuildsResponse { rebuilds }))
     }
 }

@@ -27,6 +27,65 @@ impl GroupName {
     }
 }
 
+impl GroupName {
+    /// The name of the shadow in which a version of this group's read model is rebuilt: one that no client can give.
+    pub fn shadow(&self, version: &VersionName) -> Self {
+        Self(format!("{self}{SHADOW_MARK}{version}").into())
+    }
+
+    /// The group's own part of the name, without the version of a shadow.
+    pub fn root(&self) -> Self {
+        self.0.split_once(SHADOW_MARK).map_or_else(|| self.clone(), |(root, _)| Self(root.into()))
+    }
+}
+
+/// Stands between the name of a group and a version in the name of a shadow.
+const SHADOW_MARK: char = '@';
+
+/// Bytes of a version's name.
+const VERSION_BYTES: usize = 64;
+
+/// The name of a version of a read model: 1 to 64 ASCII letters, digits, `.`, `_`, `-` (rule RP-6).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VersionName(Arc<str>);
+
+impl VersionName {
+    /// Checks a name given by a client.
+    ///
+    /// # Errors
+    /// The rule that the name breaks.
+    pub fn parse(name: &str) -> Result<Self, NameError> {
+        if name.len() > VERSION_BYTES {
+            return Err(NameError::TooLong);
+        }
+        TopicName::parse(name).map(|name| Self(name.as_str().into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Serialize for VersionName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for VersionName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        Self::parse(&name).map_err(serde::de::Error::custom)
+    }
+}
+
+impl fmt::Display for VersionName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl std::borrow::Borrow<str> for GroupName {
     fn borrow(&self) -> &str {
         &self.0
@@ -42,7 +101,10 @@ impl Serialize for GroupName {
 impl<'de> Deserialize<'de> for GroupName {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let name = String::deserialize(deserializer)?;
-        Self::parse(&name).map_err(serde::de::Error::custom)
+        let (root, version) = name.split_once(SHADOW_MARK).map_or((&*name, None), |(root, of)| (root, Some(of)));
+        let root = Self::parse(root).map_err(serde::de::Error::custom)?;
+        let version = version.map(VersionName::parse).transpose().map_err(serde::de::Error::custom)?;
+        Ok(version.map_or_else(|| root.clone(), |version| root.shadow(&version)))
     }
 }
 

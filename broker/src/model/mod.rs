@@ -8,7 +8,7 @@ pub mod rate;
 pub mod topic;
 
 pub use filter::{Filter, HeaderCondition, HeaderValue};
-pub use group::{AssignedUnit, AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Source};
+pub use group::{AssignedUnit, AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Source, VersionName};
 pub use key::{KeySlot, LaneKey, SlotRange};
 pub use offset::{FilePosition, Offset, OffsetRange, PartitionEpoch, Position};
 pub use rate::TokenBucket;

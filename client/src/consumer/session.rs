@@ -356,6 +356,7 @@ impl Session {
             form: form.into(),
             min_bytes: settings.min_bytes,
             max_wait_ms: u32::try_from(settings.max_wait.as_millis()).unwrap_or(60_000).min(60_000),
+            version: None,
         }
     }
 }

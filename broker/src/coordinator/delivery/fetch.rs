@@ -124,6 +124,8 @@ async fn hand_over(group: &Group, number: u64, fetched: Fetched) {
         // Nothing more is delivered while so much waits to be written.
         tokio::time::sleep(BEHIND).await;
     }
+    // What its group has of these records is known before they are told (rule RP-7).
+    group.adopt(fetched.source, fetched.from, fetched.next);
     group.fetched(number, fetched);
 }
 

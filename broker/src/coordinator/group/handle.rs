@@ -22,6 +22,14 @@ impl GroupHandle for Group {
         &self.name
     }
 
+    fn letters_id(&self) -> GroupId {
+        Self::letters_id(self)
+    }
+
+    fn letters_name(&self) -> &GroupName {
+        Self::letters_name(self)
+    }
+
     fn config(&self) -> Arc<GroupConfig> {
         Self::config(self)
     }

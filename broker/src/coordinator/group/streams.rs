@@ -13,6 +13,15 @@ use crate::group::event::{Event, Join, Verb};
 use crate::model::{MemberEpoch, MemberId};
 
 impl Group {
+    /// For how long nobody has had a stream, in milliseconds.
+    pub(in crate::coordinator) fn idle_for(&self, now_ms: u64) -> u64 {
+        let mut inner = self.inner.lock();
+        if !inner.machine.state().members.is_empty() {
+            inner.idle_since_ms = now_ms;
+        }
+        now_ms.saturating_sub(inner.idle_since_ms)
+    }
+
     /// Lets a member in: its frames go to `outbox` from now on. On a refusal everything is as it was.
     pub(in crate::coordinator) fn join(&self, join: Join, outbox: &Arc<Outbox>) -> Result<MemberEpoch, GroupError> {
         let member = join.member;
@@ -28,13 +37,14 @@ impl Group {
                 if let Some(before) = before {
                     before.close();
                 }
+                self.rebuild_changed();
                 Ok(epoch)
             }
             (stopped, outcome, _) => {
                 self.restore(member, outbox, before);
                 match outcome {
                     Some(Err(refusal)) => Err(refusal.into()),
-                    _ if stopped => Err(self.shared.refusal(&self.name)),
+                    _ if stopped => Err(self.refusal()),
                     _ => Err(Refusal::SessionOver.into()),
                 }
             }
@@ -65,10 +75,10 @@ impl Group {
         if !inner.speaks(member, outbox) {
             let gone = inner.gone;
             drop(inner);
-            return Err(if gone { self.shared.refusal(&self.name) } else { Refusal::SessionOver.into() });
+            return Err(if gone { self.refusal() } else { Refusal::SessionOver.into() });
         }
         let driven = self.drive_locked(inner, Event::Member { member, epoch, verb }, |_| ());
-        if driven.stopped { Err(self.shared.refusal(&self.name)) } else { Ok(driven) }
+        if driven.stopped { Err(self.refusal()) } else { Ok(driven) }
     }
 
     /// Asks a stream whether anything of its member waits to be taken in (rule GM-7).
@@ -97,6 +107,7 @@ impl Group {
         if inner.speaks(member, outbox) {
             inner.outboxes.remove(&member);
             self.drive_locked(inner, Event::StreamEnded { member, epoch }, |_| ());
+            self.rebuild_changed();
         }
     }
 }

@@ -140,18 +140,18 @@ impl<'a> Carry<'a> {
     /// The partition of the dead letters, made if need be.
     async fn dead_letters(&self) -> Result<Arc<dyn PartitionLog>, Wait> {
         let (group, source) = (self.group, self.source);
-        if let Some(log) = self.shared.logs.dead_letters(group.id(), source) {
+        if let Some(log) = self.shared.logs.dead_letters(group.letters_id(), source) {
             return Ok(log);
         }
         let Some(topic) = group.topic(source.topic) else { return Err(Wait::End) };
         let name = reserved_name(&topic.dlq).map_err(|error| Wait::Quietly(error.to_string()))?;
-        let group_name = group.name().as_str().to_owned();
-        let new = NewDeadLetterTopic { source: source.topic, group: group.id(), group_name, name };
+        let group_name = group.letters_name().as_str().to_owned();
+        let new = NewDeadLetterTopic { source: source.topic, group: group.letters_id(), group_name, name };
         let made = self.shared.logs.make(new).await;
         if let Err(error) = made {
             return Err(self.not_made(&error).await);
         }
-        self.shared.logs.dead_letters(group.id(), source).ok_or(Wait::End)
+        self.shared.logs.dead_letters(group.letters_id(), source).ok_or(Wait::End)
     }
 
     async fn not_made(&self, error: &TopicError) -> Wait {
@@ -177,7 +177,7 @@ impl<'a> Carry<'a> {
     async fn look_for_copies(&mut self, log: &dyn PartitionLog) -> Result<(), Wait> {
         let wanted: HashSet<_> = self.left.iter().map(|(_, intent)| (intent.key, intent.cycle)).collect();
         let Some(from) = self.left.iter().map(|(_, intent)| intent.dlq_end).min() else { return Ok(()) };
-        let found = find_copies(log, self.group.id(), from, &wanted).await;
+        let found = find_copies(log, self.group.letters_id(), from, &wanted).await;
         self.found = found.map_err(|later| Wait::Quietly(format!("dead letters cannot be read: {later}")))?;
         if !self.found.is_empty() {
             tracing::info!(group = %self.group.name(), copies = self.found.len(), "copies were there already");
@@ -229,7 +229,7 @@ impl<'a> Carry<'a> {
         }
         let mut topics = Vec::new();
         self.group.with_state(&mut |state| topics.extend(state.topics.keys().copied()));
-        let id = self.group.id();
+        let id = self.group.letters_id();
         let taken: u64 = topics.iter().map(|topic| self.shared.logs.bytes(id, *topic)).sum();
         if taken.saturating_add(more) <= most {
             return Ok(());
@@ -298,11 +298,11 @@ impl<'a> Carry<'a> {
             error.trace = String::from_utf8_lossy(trace.unwrap_or_default()).into_owned();
         }
         let headers = DeadLetterHeaders {
-            id: DeadLetterId { group: self.group.id(), key: intent.key },
+            id: DeadLetterId { group: self.group.letters_id(), key: intent.key },
             kind: intent.kind,
             reason: intent.reason,
             topic,
-            group: self.group.name().as_str().to_owned(),
+            group: self.group.letters_name().as_str().to_owned(),
             key_seq: None,
             append_ms: found.append_ms,
             event_id: None,

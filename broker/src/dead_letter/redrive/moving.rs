@@ -112,7 +112,7 @@ impl Letters {
         };
         let Some(mut record) = copies.newest(&key, &entry).await? else { return Ok(Placed::Nowhere) };
         record.headers.retain(|header| header.key != REDRIVEN_FROM);
-        let id = DeadLetterId { group: group.id(), key };
+        let id = DeadLetterId { group: group.letters_id(), key };
         record.headers.push(RecordHeader {
             key: Bytes::from_static(REDRIVEN_FROM.as_bytes()),
             value: Some(Bytes::from(id.to_string())),
@@ -214,7 +214,7 @@ impl Letters {
                 let from = record.headers.iter().find(|header| header.key == REDRIVEN_FROM.as_bytes());
                 let text = from.and_then(|header| std::str::from_utf8(header.value.as_deref()?).ok());
                 let id: Option<DeadLetterId> = text.and_then(|text| text.parse().ok());
-                id.filter(|id| id.group == group.id() && wanted.contains(&id.key)).map(|id| id.key)
+                id.filter(|id| id.group == group.letters_id() && wanted.contains(&id.key)).map(|id| id.key)
             };
             while let Err(Missing::Later(what)) = search(&**log, *end, |_, record| found.extend(visit(record))).await {
                 tracing::warn!(job = %id, what, "a topic cannot be searched yet");

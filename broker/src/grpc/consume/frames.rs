@@ -8,9 +8,9 @@ use super::Stream;
 use super::encode::{Extra, Head, Item};
 use super::verbs::runs_to_wire;
 use crate::coordinator::types::{
-    AckStatus, DeliveryMore, EntryKey, EntryState, Frame, Mark, Mode, Refusal, ReplayEnd, ReplayMark,
+    AckStatus, DeliveryMore, EntryKey, EntryState, Frame, Mark, Mode, Refusal, ReplayEnd, ReplayMark, SwapAsk,
 };
-use crate::coordinator::{DeliveredRecord, EditedRecord, ReplayId, SessionFrame};
+use crate::coordinator::{DeliveredRecord, EditedRecord, RebuildId, ReplayId, SessionFrame, SwapId};
 use crate::limits::DELIVERY_FRAME_BYTES;
 use crate::model::{AssignedUnit, GroupId, Offset, OffsetRange, Source};
 use crate::partition::Frame as LogFrame;
@@ -135,6 +135,7 @@ impl Stream {
                 return;
             }
             // Their records are read by the coordinator, and come as frames of their own.
+            Frame::Swap(ask) => self.swap(*ask),
             Frame::Deliver(_) | Frame::DeliverRange { .. } => return,
         };
         self.outbox.push(told);
@@ -190,6 +191,17 @@ impl Stream {
         problem.into_failure(self.context.metrics())
     }
 
+    /// What the member is asked to do in its database.
+    fn swap(&self, ask: SwapAsk) -> Told {
+        let rebuild = RebuildId { group: self.session.group_id(), number: ask.number };
+        Told::Swap(v1::Swap {
+            swap_id: SwapId { rebuild, swap: ask.swap }.to_string(),
+            version: ask.version.to_string(),
+            replaces: ask.replaces.map(|version| version.to_string()),
+            undo: ask.undo,
+        })
+    }
+
     /// The source with its number.
     fn named(&mut self, source: Source) -> v1::Source {
         v1::Source {
@@ -231,6 +243,7 @@ impl Stream {
             resumed,
             sources,
             in_work: results,
+            rebuilding: self.session.is_rebuilding(),
         })
     }
 

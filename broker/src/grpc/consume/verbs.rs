@@ -8,7 +8,7 @@ use super::super::status::{self, Problem};
 use super::super::{convert, convert_groups, ids};
 use super::Stream;
 use crate::coordinator::types::{EntryKind, Mode, NackKind, Positions, Targets, Verb};
-use crate::coordinator::{GroupError, Report};
+use crate::coordinator::{GroupError, Report, SwapAnswer, SwapOutcome};
 use crate::limits;
 use crate::model::{AssignmentEpoch, OffsetRange, Source};
 
@@ -107,6 +107,7 @@ impl Stream {
                 self.tell_session(Verb::Revoked { source, slots })
             }
             Asked::ReportProgress(progress) => self.report(progress).await,
+            Asked::Swapped(swapped) => self.swapped(swapped),
             Asked::Ping(ping) => {
                 self.pings.push_back(ping.nonce);
                 self.tell_session(Verb::Ping)
@@ -302,6 +303,25 @@ impl Stream {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// What the member's database says of a swap (rule RP-6).
+    fn swapped(&self, swapped: v1::Swapped) -> Result<(), Problem> {
+        use v1::swapped::Outcome;
+        let swap = swapped.swap_id.parse();
+        let swap = swap.map_err(|_| status::protocol_violation("Swapped", "names a swap as Swap did"))?;
+        let outcome = match swapped.outcome {
+            Some(Outcome::Done(_)) => SwapOutcome::Done,
+            Some(Outcome::Undone(mut why)) => {
+                let mut ends = (0..=convert_groups::NOTE_BYTES.min(why.len())).rev();
+                let end = ends.find(|end| why.is_char_boundary(*end)).unwrap_or(0);
+                why.truncate(end);
+                SwapOutcome::Undone(why)
+            }
+            None => return Err(status::protocol_violation("Swapped", "says whether it is done")),
+        };
+        self.session.swapped(SwapAnswer { swap, outcome });
+        Ok(())
     }
 
     fn refuse_commit(&mut self, sequence: u64, source_id: u32, problem: Problem) {

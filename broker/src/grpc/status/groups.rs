@@ -89,6 +89,11 @@ impl From<GroupError> for Problem {
                 new(R::JobConflict).fact("name", what).fact("job", job).fact("open_entries", open)
             }
             GroupError::ReplayConflict { replay } => new(R::JobConflict).fact("job", replay),
+            GroupError::RebuildConflict { rebuild } => new(R::JobConflict).fact("job", rebuild),
+            GroupError::RebuildNotReady { group, version, lag } => {
+                let new = new(R::RebuildNotReady).fact("group", group).fact("version", version);
+                new.fact("lag", lag).fact("budget", "caught up")
+            }
             GroupError::JobNotFound { job } => job_not_found(&job),
             GroupError::JobClosed { job, state } => new(R::JobClosed).fact("job", job).fact("state", state),
             GroupError::Limit { limit, max } => new(R::LimitReached).fact("limit", limit).fact("max", max),
@@ -141,6 +146,7 @@ impl From<Refusal> for Problem {
             Refusal::ReplayConflict { number } => new(R::JobConflict).fact("job", number),
             Refusal::ReplayOver { number, state } => new(R::JobClosed).fact("job", number).fact("state", state),
             Refusal::Deleted => new(R::GroupNotFound),
+            Refusal::Retired { active } => new(R::GroupMismatch).fact("field", "version").fact("actual", active),
             Refusal::NoDeadLetters => {
                 new(R::InvalidField).fact("field", "kind").fact("bounds", "a group with dead letters")
             }

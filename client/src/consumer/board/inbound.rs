@@ -76,7 +76,7 @@ impl Board {
                 self.event(ConsumerEvent::ReplayDone { replay_id, source, cancelled });
                 Ok(())
             }
-            Frame::Joined(_) | Frame::Goodbye(_) | Frame::Pong(_) => Ok(()),
+            Frame::Joined(_) | Frame::Goodbye(_) | Frame::Pong(_) | Frame::Swap(_) => Ok(()),
         }
     }
 
