@@ -30,7 +30,7 @@ pub enum ReplayRate {
 }
 
 impl ReplayRate {
-    fn to_wire(self) -> v1::ReplayRate {
+    pub(crate) fn to_wire(self) -> v1::ReplayRate {
         use v1::replay_rate::Rate;
         let rate = match self {
             Self::Records(records) => Rate::RecordsPerSecond(records),
@@ -40,7 +40,7 @@ impl ReplayRate {
         v1::ReplayRate { rate: Some(rate) }
     }
 
-    fn from_wire(wire: v1::ReplayRate) -> Option<Self> {
+    pub(crate) fn from_wire(wire: v1::ReplayRate) -> Option<Self> {
         use v1::replay_rate::Rate;
         Some(match wire.rate? {
             Rate::RecordsPerSecond(records) => Self::Records(records),

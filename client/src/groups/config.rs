@@ -306,6 +306,8 @@ pub struct GroupConfig {
     pub dead_letters: Option<DeadLetterConfig>,
     /// What the broker may hold for it.
     pub bounds: Option<GroupBounds>,
+    /// The active version of the read model of a group with cursors; given at creation, changed by a swap alone.
+    pub version: Option<String>,
 }
 
 impl GroupConfig {
@@ -363,6 +365,7 @@ impl GroupConfig {
             positions: PositionStore::to_wire(self.positions),
             dead_letters: self.dead_letters.as_ref().map(wire::dead_letters),
             bounds: self.bounds.map(wire::bounds),
+            version: self.version.clone().unwrap_or_default(),
         }
     }
 
@@ -396,6 +399,7 @@ impl GroupConfig {
             positions: PositionStore::from_wire(positions),
             dead_letters: wire.dead_letters.map(wire::from_dead_letters),
             bounds: wire.bounds.map(wire::from_bounds),
+            version: Some(wire.version).filter(|version| !version.is_empty()),
         }
     }
 
@@ -427,6 +431,7 @@ impl GroupConfig {
             ("positions", self.positions.is_some()),
             ("dead_letters", self.dead_letters.is_some()),
             ("bounds", self.bounds.is_some()),
+            ("version", self.version.is_some()),
         ];
         set.iter().filter(|(_, set)| *set).map(|(name, _)| format!("config.{name}")).collect()
     }

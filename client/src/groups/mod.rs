@@ -14,6 +14,7 @@ use crate::types::{RecordPosition, signed, unsigned};
 mod config;
 mod filter;
 mod outcome;
+mod rebuilds;
 mod status;
 mod words;
 
@@ -23,6 +24,7 @@ pub use config::{
 };
 pub use filter::{HeaderFilter, HeaderValue, RecordFilter};
 pub use outcome::{AcceptedGap, PartitionReset, Processed, ProcessedState, RecoveredGroup};
+pub use rebuilds::{NewRebuild, Rebuild, RebuildPartition, RebuildState};
 pub use status::{
     Breaker, BreakerState, BreakerSwitch, FingerprintCount, Group, GroupStatus, Lag, Member, MemberUnit, PartitionLag,
     Pause, PauseReason, PendingGap, UnitState,

@@ -17,7 +17,8 @@ use tonic::Streaming;
 use super::inbox::{Closed, Inbox, Part};
 use super::link::{Answer, Link};
 use super::status::{ProjectionStatus, UnitBoard, UnitState};
-use super::store::Store;
+use super::store::{Step, Store};
+use super::swap::{self, Outcome, SwapPlan};
 use super::unit::{End, Given, UnitTask};
 use super::{Rules, Stop};
 use crate::connection::Client;
@@ -83,6 +84,8 @@ struct Stream {
     sources: HashMap<u32, Arc<Source>>,
     running: HashMap<u32, Running>,
     tasks: JoinSet<(u32, u64, End)>,
+    /// Swaps that were asked for: what they began ends with the stream, or is found by its mark.
+    swaps: JoinSet<()>,
     last_frame: Instant,
     leaving: Option<Instant>,
 }
@@ -159,6 +162,7 @@ impl<S: Store> Member<S> {
             sources: HashMap::new(),
             running: HashMap::new(),
             tasks: JoinSet::new(),
+            swaps: JoinSet::new(),
             last_frame: now(),
             leaving: None,
         })
@@ -176,6 +180,7 @@ impl<S: Store> Member<S> {
             client_version: concat!("sawlog-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             client_id: self.rules.name.clone(),
             form: v1::ReadForm::Batches.into(),
+            version: self.rules.version.clone(),
             // What is in work is told to nobody: each partition begins anew from its cursor.
             ..v1::Join::default()
         }
@@ -291,10 +296,36 @@ impl<S: Store> Member<S> {
                 }
             }
             Told::Gap(gap) => stream.gap(&gap),
+            Told::Swap(swap) => self.swap(stream, swap),
             Told::Recall(_) | Told::AckResult(_) | Told::Joined(_) | Told::Goodbye(_) | Told::Pong(_) => {}
             Told::Notice(notice) => tracing::info!(group = %self.group, ?notice, "the broker says"),
         }
         Ok(())
+    }
+
+    /// The broker asks for a swap: it is done beside the stream, and answered on it. Asked again meanwhile, it is done
+    /// anew, for its mark is what counts.
+    fn swap(&self, stream: &mut Stream, swap: v1::Swap) {
+        let (store, link, probe) = (Arc::clone(&self.store), Arc::clone(&stream.link), self.rules.probe.clone());
+        let plan = SwapPlan {
+            projection: self.rules.name.clone(),
+            swap_id: swap.swap_id.clone(),
+            version: swap.version,
+            replaces: swap.replaces,
+            undo: swap.undo,
+            probe: probe.clone(),
+        };
+        stream.swaps.spawn(async move {
+            let outcome = match swap::run(store, plan).await {
+                Outcome::Done => v1::swapped::Outcome::Done(v1::Unit {}),
+                Outcome::Undone(why) => v1::swapped::Outcome::Undone(why),
+            };
+            if probe.is_some_and(|probe| probe.0(Step::SwapCommitted)) {
+                std::future::pending::<()>().await;
+            }
+            // Asked again on the next stream, if this one is gone.
+            let _ = link.send(Say::Swapped(v1::Swapped { swap_id: swap.swap_id, outcome: Some(outcome) })).await;
+        });
     }
 
     /// A partition is this member's, from its cursor on.
@@ -393,5 +424,6 @@ impl Stream {
     /// Ends the tasks whose stream is gone; what they began in the database is stopped, or fails at the fence.
     async fn finish(&mut self) {
         self.tasks.shutdown().await;
+        self.swaps.shutdown().await;
     }
 }

@@ -47,7 +47,12 @@
 //!   does outside the transaction may be done again.
 //! - An error, a panic or a run longer than `max_processing` is rolled back and tried alone, 3 times within 2 s; then
 //!   [`OnPoison`] decides. Trouble of the database is waited for, and never counted.
-//! - To rebuild the model, end the program, delete the model with its `projection_cursor`, and start again.
+//! - To rebuild the model beside the live one: write a handler for new tables, start it with
+//!   [`ProjectionBuilder::version`], begin with [`crate::Groups::start_rebuild`], end with
+//!   [`crate::Groups::swap_rebuild`] once it is ready. In the transaction of the swap `on_swap` may change names; nothing
+//!   is applied meanwhile, and afterwards the same handler goes on: let readers use a view that the hook points elsewhere,
+//!   or a name that the handler takes from [`sql::VERSION`].
+//! - To rebuild it in place, end the program, delete the model with its `projection_cursor`, and start again.
 //!
 //! It must not know the broker. Invariants are in the heads of `cursor` (the fence), `unit`, `member`.
 
@@ -63,6 +68,7 @@ pub mod sql;
 pub mod sqlite;
 mod status;
 mod store;
+mod swap;
 mod unit;
 
 use std::sync::Arc;
@@ -82,6 +88,7 @@ pub use store::{
 };
 #[doc(hidden)]
 pub use store::{Probe, Step};
+pub use swap::{SwapError, SwapPlan, cursor_name, swap};
 
 use crate::connection::Client;
 use crate::consumer::now;
@@ -104,6 +111,7 @@ const MAX_CRASHES: u32 = 6;
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     name: String,
+    version: Option<String>,
     batch_records: usize,
     batch_bytes: usize,
     credit: (u64, u64),
@@ -132,6 +140,7 @@ impl<S: Store> ProjectionBuilder<S> {
     pub(crate) fn new(client: Client, group: String, store: S) -> Self {
         let rules = Rules {
             name: group.clone(),
+            version: None,
             batch_records: BATCH_RECORDS,
             batch_bytes: BATCH_BYTES,
             credit: CREDIT,
@@ -165,6 +174,14 @@ impl<S: Store> ProjectionBuilder<S> {
     /// Name of the projection in the cursor's row. Default: the group's. Two models in one database have two names.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.rules.name = name.into();
+        self
+    }
+
+    /// The version of the model, part of the name in the cursor's row: the group's active one, or the one that a rebuild
+    /// makes ([`crate::Groups::start_rebuild`], rule RP-6). A group that this creates has it from the first. A version that
+    /// was retired ends with `GROUP_MISMATCH`. Default: none.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.rules.version = Some(version.into());
         self
     }
 
@@ -270,6 +287,7 @@ impl<S: Store> ProjectionBuilder<S> {
             subscription: config.subscription.or_else(|| self.topics.clone()),
             mode: Some(GroupMode::Offset),
             positions: Some(PositionStore::Cursor),
+            version: self.rules.version.clone(),
             ..config
         };
         match groups.create(NewGroup::new(&self.group, config)).await {

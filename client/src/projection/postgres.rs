@@ -22,6 +22,7 @@ use super::store::{
     Advance, Applied, AppliedEntry, ApplyError, Claim, ClaimError, Claimed, Cursor, CursorKey, HandleError, Store,
     StoreError, Work,
 };
+use super::swap::{self, SwapError, SwapPlan};
 use super::{cursor, sql};
 use crate::clock;
 use crate::consumer::{ConsumedRecord, HandlerError};
@@ -44,6 +45,16 @@ pub trait PostgresHandler: Send + Sync + 'static {
         tx: &Transaction<'_>,
         record: &ConsumedRecord,
     ) -> impl Future<Output = Result<(), HandlerError>> + Send;
+
+    /// What is done in the transaction that makes a rebuilt version the active one (rule RP-6), such as changes of the
+    /// names of tables or of views. By default nothing: the version is marked and the cursors of the one before are fenced.
+    ///
+    /// # Errors
+    /// By `?` any error: the swap is undone.
+    fn on_swap(&self, tx: &Transaction<'_>, swap: &SwapPlan) -> impl Future<Output = Result<(), HandlerError>> + Send {
+        let _ = (tx, swap);
+        std::future::ready(Ok(()))
+    }
 }
 
 /// Makes a connection.
@@ -167,6 +178,14 @@ impl<H: PostgresHandler> Store for PostgresStore<H> {
         connection.give_back();
         Ok(applied)
     }
+
+    async fn swap(&self, plan: &SwapPlan) -> Result<bool, SwapError> {
+        let mut connection = self.connection().await?;
+        let transaction = PostgresTransaction { tx: connection.begin().await?, handler: &self.handler };
+        let done = swap::swap(transaction, plan).await?;
+        connection.give_back();
+        Ok(done)
+    }
 }
 
 /// What an error of PostgreSQL means for the store: trouble that passes, or tables that do not fit.
@@ -212,6 +231,13 @@ fn trouble_in(error: &(dyn std::error::Error + 'static)) -> Option<StoreError> {
         None => error.is_closed() || std::error::Error::source(error).is_some_and(|cause| cause.is::<std::io::Error>()),
     };
     passes.then(|| StoreError::unavailable(Told(told(error))))
+}
+
+fn handle_error(error: HandlerError) -> HandleError {
+    match cursor::store_error_in(&error, trouble_in) {
+        Some(trouble) => HandleError::Store(trouble),
+        None => HandleError::Handler(error),
+    }
 }
 
 struct PostgresTransaction<'a, H> {
@@ -307,11 +333,30 @@ impl<H: PostgresHandler> super::store::Transaction for PostgresTransaction<'_, H
         self.execute(sql::INSERT_ENTRY, &[&projection, &entry.dlq_id, &version, &cycle]).await.map(drop)
     }
 
+    async fn swap_mark(&mut self, projection: &str, swap_id: &str) -> Result<Option<bool>, StoreError> {
+        let row = self.row(&places(sql::SWAP), &[&projection, &swap_id]).await?;
+        row.map(|row| Ok(get::<i64>(&row, 0)? != 0)).transpose()
+    }
+
+    async fn mark_swap(&mut self, plan: &SwapPlan, done: bool) -> Result<(), StoreError> {
+        let mark = i64::from(done);
+        self.execute(sql::INSERT_SWAP, &[&plan.projection, &plan.swap_id, &plan.version, &mark]).await?;
+        if done {
+            self.execute(sql::SET_VERSION, &[&plan.projection, &plan.version]).await?;
+        }
+        Ok(())
+    }
+
+    async fn fence_cursors(&mut self, projection: &str) -> Result<(), StoreError> {
+        self.execute(sql::FENCE_CURSORS, &[&projection]).await.map(drop)
+    }
+
+    async fn on_swap(&mut self, plan: &SwapPlan) -> Result<(), HandleError> {
+        self.handler.on_swap(&self.tx, plan).await.map_err(handle_error)
+    }
+
     async fn handle(&mut self, record: &ConsumedRecord) -> Result<(), HandleError> {
-        self.handler.handle(&self.tx, record).await.map_err(|error| match cursor::store_error_in(&error, trouble_in) {
-            Some(trouble) => HandleError::Store(trouble),
-            None => HandleError::Handler(error),
-        })
+        self.handler.handle(&self.tx, record).await.map_err(handle_error)
     }
 
     async fn commit(self) -> Result<(), StoreError> {

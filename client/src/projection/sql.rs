@@ -1,7 +1,7 @@
 //! The tables and statements of the adapters, also for stores of your own: the same text means the same in SQLite and,
 //! with `$` for `?`, in PostgreSQL.
 
-/// Makes the tables of RM-1, RM-7 and RM-5.
+/// Makes the tables of RM-1, RM-7, RP-6 and RM-5.
 pub const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS projection_cursor (
     projection TEXT NOT NULL,
@@ -20,6 +20,17 @@ CREATE TABLE IF NOT EXISTS projection_entry (
     version BIGINT NOT NULL,
     cycle BIGINT NOT NULL,
     PRIMARY KEY (projection, dlq_id)
+);
+CREATE TABLE IF NOT EXISTS projection_swap (
+    projection TEXT NOT NULL,
+    swap_id TEXT NOT NULL,
+    version TEXT NOT NULL,
+    done BIGINT NOT NULL,
+    PRIMARY KEY (projection, swap_id)
+);
+CREATE TABLE IF NOT EXISTS projection_version (
+    projection TEXT NOT NULL PRIMARY KEY,
+    version TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS processed_events (
     consumer TEXT NOT NULL,
@@ -53,6 +64,24 @@ pub const ENTRY: &str = "SELECT version, cycle FROM projection_entry WHERE proje
 /// Notes an entry.
 pub const INSERT_ENTRY: &str =
     "INSERT INTO projection_entry (projection, dlq_id, version, cycle) VALUES (?1, ?2, ?3, ?4)";
+
+/// What the mark of a swap says: 1 done, 0 never to be done (rule RP-6).
+pub const SWAP: &str = "SELECT done FROM projection_swap WHERE projection = ?1 AND swap_id = ?2";
+
+/// Marks a swap.
+pub const INSERT_SWAP: &str =
+    "INSERT INTO projection_swap (projection, swap_id, version, done) VALUES (?1, ?2, ?3, ?4)";
+
+/// Makes a version the active one of its projection.
+pub const SET_VERSION: &str = "INSERT INTO projection_version (projection, version) VALUES (?1, ?2) \
+     ON CONFLICT (projection) DO UPDATE SET version = ?2";
+
+/// The active version of a projection, for those who read the model; no row: it has had no swap.
+pub const VERSION: &str = "SELECT version FROM projection_version WHERE projection = ?1";
+
+/// Fences all cursors of a projection for ever.
+pub const FENCE_CURSORS: &str =
+    "UPDATE projection_cursor SET assignment_epoch = 9223372036854775807 WHERE projection = ?1";
 
 /// Notes an event; no row is changed if it was noted before (rule RM-5).
 pub const NOTE_EVENT: &str = "INSERT INTO processed_events (consumer, event_id, processed_ms) \

@@ -22,6 +22,7 @@ use super::store::{
     Advance, Applied, AppliedEntry, ApplyError, Claim, ClaimError, Claimed, Cursor, CursorKey, HandleError, Store,
     StoreError, Work,
 };
+use super::swap::{self, Hook, SwapError, SwapPlan};
 use super::{cursor, sql};
 use crate::clock;
 use crate::consumer::{ConsumedRecord, HandlerError};
@@ -36,10 +37,14 @@ pub struct SqliteStore<H> {
     inner: Arc<Inner<H>>,
 }
 
+/// What a user does when versions are swapped.
+type OnSwap = dyn Fn(&Transaction<'_>, &SwapPlan) -> Result<(), HandlerError> + Send + Sync;
+
 struct Inner<H> {
     path: PathBuf,
     setup: String,
     handler: H,
+    on_swap: Hook<OnSwap>,
     /// Nothing: not opened, or closed after trouble.
     connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
     /// A handler was interrupted and has not returned.
@@ -62,6 +67,7 @@ where
             path: path.as_ref().to_owned(),
             setup: String::new(),
             handler,
+            on_swap: Hook(None),
             connection: Arc::default(),
             overdue: Arc::default(),
         };
@@ -72,6 +78,18 @@ where
     pub fn setup(mut self, statements: impl Into<String>) -> Self {
         if let Some(inner) = Arc::get_mut(&mut self.inner) {
             inner.setup = statements.into();
+        }
+        self
+    }
+
+    /// What is done in the transaction that makes a rebuilt version the active one (rule RP-6), such as changes of the
+    /// names of tables or of views. Without it the version is marked and the cursors of the one before are fenced, no more.
+    pub fn on_swap(
+        mut self,
+        on_swap: impl Fn(&Transaction<'_>, &SwapPlan) -> Result<(), HandlerError> + Send + Sync + 'static,
+    ) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.on_swap = Hook(Some(Arc::new(on_swap)));
         }
         self
     }
@@ -138,6 +156,15 @@ where
         })
         .await
     }
+
+    async fn swap(&self, plan: &SwapPlan) -> Result<bool, SwapError> {
+        let plan = plan.clone();
+        self.run(move |inner, connection| {
+            let transaction = SqliteTransaction::begin(inner, connection)?;
+            ready(swap::swap(transaction, &plan))
+        })
+        .await
+    }
 }
 
 /// A handler was interrupted and has not returned.
@@ -153,6 +180,18 @@ impl From<Overdue> for ApplyError {
 impl From<Overdue> for ClaimError {
     fn from(_: Overdue) -> Self {
         Self::Store(StoreError::unavailable("a handler holds the database and does not return"))
+    }
+}
+
+impl From<Overdue> for SwapError {
+    fn from(_: Overdue) -> Self {
+        Self::Store(StoreError::unavailable("a handler holds the database and does not return"))
+    }
+}
+
+impl Trouble for SwapError {
+    fn is_trouble(&self) -> bool {
+        matches!(self, Self::Store(_))
     }
 }
 
@@ -283,6 +322,13 @@ fn trouble_in(error: &(dyn std::error::Error + 'static)) -> Option<StoreError> {
     passes.then(|| StoreError::unavailable(error.to_string()))
 }
 
+fn handle_error(error: HandlerError) -> HandleError {
+    match cursor::store_error_in(&error, trouble_in) {
+        Some(trouble) => HandleError::Store(trouble),
+        None => HandleError::Handler(error),
+    }
+}
+
 /// The output of a future that never waits.
 fn ready<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
@@ -295,12 +341,13 @@ fn ready<F: Future>(future: F) -> F::Output {
 struct SqliteTransaction<'a, H> {
     transaction: Transaction<'a>,
     handler: &'a H,
+    on_swap: Option<&'a OnSwap>,
 }
 
 impl<'a, H> SqliteTransaction<'a, H> {
     fn begin(inner: &'a Inner<H>, connection: &'a mut Connection) -> Result<Self, StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(store_error)?;
-        Ok(Self { transaction, handler: &inner.handler })
+        Ok(Self { transaction, handler: &inner.handler, on_swap: inner.on_swap.0.as_deref() })
     }
 
     fn execute(&self, statement: &str, values: impl rusqlite::Params) -> Result<bool, StoreError> {
@@ -377,11 +424,31 @@ where
         self.execute(sql::INSERT_ENTRY, values).map(drop)
     }
 
+    async fn swap_mark(&mut self, projection: &str, swap_id: &str) -> Result<Option<bool>, StoreError> {
+        let mut statement = self.transaction.prepare_cached(sql::SWAP).map_err(store_error)?;
+        let row = statement.query_row((projection, swap_id), |row| row.get::<_, i64>(0));
+        Ok(row.optional().map_err(store_error)?.map(|done| done != 0))
+    }
+
+    async fn mark_swap(&mut self, plan: &SwapPlan, done: bool) -> Result<(), StoreError> {
+        let values = (&plan.projection, &plan.swap_id, &plan.version, i64::from(done));
+        self.execute(sql::INSERT_SWAP, values)?;
+        if done {
+            self.execute(sql::SET_VERSION, (&plan.projection, &plan.version))?;
+        }
+        Ok(())
+    }
+
+    async fn fence_cursors(&mut self, projection: &str) -> Result<(), StoreError> {
+        self.execute(sql::FENCE_CURSORS, [projection]).map(drop)
+    }
+
+    async fn on_swap(&mut self, plan: &SwapPlan) -> Result<(), HandleError> {
+        self.on_swap.map_or(Ok(()), |on_swap| on_swap(&self.transaction, plan).map_err(handle_error))
+    }
+
     async fn handle(&mut self, record: &ConsumedRecord) -> Result<(), HandleError> {
-        (self.handler)(&self.transaction, record).map_err(|error| match cursor::store_error_in(&error, trouble_in) {
-            Some(trouble) => HandleError::Store(trouble),
-            None => HandleError::Handler(error),
-        })
+        (self.handler)(&self.transaction, record).map_err(handle_error)
     }
 
     async fn commit(self) -> Result<(), StoreError> {

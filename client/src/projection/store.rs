@@ -11,6 +11,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::swap::{SwapError, SwapPlan};
 use crate::consumer::{ConsumedRecord, HandlerError, now};
 
 /// Which cursor: a projection reads each partition under a row of its own (rule RM-1).
@@ -286,6 +287,42 @@ pub trait Transaction {
     /// What the database says.
     async fn insert_entry(&mut self, projection: &str, entry: &AppliedEntry) -> Result<(), StoreError>;
 
+    /// What the mark of a swap says: whether it was done; `None`: there is none.
+    ///
+    /// # Errors
+    /// What the database says; by default that this store cannot swap.
+    async fn swap_mark(&mut self, projection: &str, swap_id: &str) -> Result<Option<bool>, StoreError> {
+        let _ = (projection, swap_id);
+        Err(cannot_swap())
+    }
+
+    /// Marks a swap as done, its version as the active one; or as never to be done. A second mark of one swap fails.
+    ///
+    /// # Errors
+    /// As [`Transaction::swap_mark`].
+    async fn mark_swap(&mut self, plan: &SwapPlan, done: bool) -> Result<(), StoreError> {
+        let _ = (plan, done);
+        Err(cannot_swap())
+    }
+
+    /// Raises the assignment epoch of all cursors of a projection above any that can come: nobody moves them any more.
+    ///
+    /// # Errors
+    /// As [`Transaction::swap_mark`].
+    async fn fence_cursors(&mut self, projection: &str) -> Result<(), StoreError> {
+        let _ = projection;
+        Err(cannot_swap())
+    }
+
+    /// Calls the user's hook of a swap, which may change names; by default there is none.
+    ///
+    /// # Errors
+    /// What hook or database say.
+    async fn on_swap(&mut self, plan: &SwapPlan) -> Result<(), HandleError> {
+        let _ = plan;
+        Ok(())
+    }
+
     /// Calls the user's handler. Trouble of the database that shows in it is [`HandleError::Store`].
     ///
     /// # Errors
@@ -307,6 +344,17 @@ pub trait Store: Send + Sync + 'static {
     /// Applies work in one transaction: [`super::apply`] with a new transaction. Dropped before its end, nothing of it may
     /// be committed any more, or all of it; what it began is to be stopped as far as the database lets.
     fn apply(&self, work: Arc<Work>) -> impl Future<Output = Result<Applied, ApplyError>> + Send;
+
+    /// Swaps versions in one transaction: [`super::swap`] with a new transaction. By default no store can; one that can
+    /// has all of the methods of [`Transaction`] that speak of swaps.
+    fn swap(&self, plan: &SwapPlan) -> impl Future<Output = Result<bool, SwapError>> + Send {
+        let _ = plan;
+        super::swap::unsupported()
+    }
+}
+
+fn cannot_swap() -> StoreError {
+    StoreError::schema("this store keeps no marks of swaps")
 }
 
 /// Where a test can stop a projection, as a kill would.
@@ -327,6 +375,14 @@ pub enum Step {
     Lettered,
     /// A dead letter was applied, and not acked.
     EntryApplied,
+    /// A swap was asked for, and nothing is done.
+    SwapAsked,
+    /// The hook of a swap ran, and nothing is marked.
+    SwapHandled,
+    /// A swap is marked, and nothing is committed.
+    SwapMarked,
+    /// A swap is committed, and not answered.
+    SwapCommitted,
 }
 
 /// Says at each step whether to stop there.

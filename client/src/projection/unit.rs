@@ -29,6 +29,7 @@ use super::status::{UnitBoard, UnitState};
 use super::store::{
     Advance, Claim, ClaimError, Claimed, Cursor, CursorKey, Probe, Step, Store, StoreError, StoreErrorKind,
 };
+use super::swap::cursor_name;
 use crate::consumer::Source;
 use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
@@ -112,7 +113,7 @@ impl<S: Store> UnitTask<S> {
         board: UnitBoard,
     ) -> Self {
         let key = CursorKey {
-            projection: rules.name.clone(),
+            projection: cursor_name(&rules.name, rules.version.as_deref()),
             topic: given.source.topic.to_string(),
             partition: given.source.partition,
         };
@@ -232,7 +233,7 @@ impl<S: Store> UnitTask<S> {
 
     fn other_log(&self, what: &str) -> End {
         let message = format!(
-            "the cursor of {} in {} partition {} is of another log: {what}; rebuild the read model",
+            "the cursor of {} in {} partition {} is of another log: {what}; rebuild the read model as a new version",
             self.key.projection, self.key.topic, self.key.partition
         );
         let error = Error::refused(ErrorReason::CursorOfAnotherLog, message);

@@ -43,6 +43,7 @@ fn full() -> GroupConfig {
         positions: Some(PositionStore::Cursor),
         dead_letters: Some(DeadLetterConfig { retention_ms: Some(-1), ..DeadLetterConfig::default() }),
         bounds: Some(GroupBounds { held_records: Some(100), ..GroupBounds::default() }),
+        version: Some("v2".to_owned()),
     }
 }
 
