@@ -3,5 +3,7 @@
 mod faults;
 mod model;
 mod postgres;
+mod rebuild;
+mod rebuild_faults;
 mod sqlite;
 mod suite;
