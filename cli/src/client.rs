@@ -99,6 +99,8 @@ fn next_for(reason: ErrorReason) -> &'static str {
         ErrorReason::JobConflict => {
             "`sawlog dlq jobs --running` shows the job; wait for it, or cancel it; a deletion ends it with --force"
         }
+        ErrorReason::RebuildNotReady => "`sawlog group rebuild show GROUP --watch` waits until it is ready",
+        ErrorReason::GapNotAccepted => "look at what is gone, then repeat it with --accept-gap",
         ErrorReason::EntryClosed => "`sawlog dlq show ID` shows what became of it",
         ErrorReason::JobClosed => "it has ended; start another with `sawlog dlq redrive`",
         ErrorReason::NothingToUndo => "set the positions with `sawlog group reset GROUP --to PLACE`",

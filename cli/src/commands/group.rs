@@ -1,5 +1,5 @@
-//! `group`: consumer groups: create, list, show, update, lag, reset, pause, resume, accept-gap, breaker, delete, recover,
-//! await.
+//! `group`: consumer groups: create, list, show, update, lag, reset, rebuild, pause, resume, accept-gap, breaker, delete,
+//! recover, await.
 
 use clap::{Args, Subcommand};
 use sawlog_client::groups::{BreakerSwitch, GroupChange, GroupQuery, Groups, ProcessedState};
@@ -14,6 +14,7 @@ use crate::clock;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output;
 
+mod rebuild;
 mod reset;
 pub(crate) mod settings;
 mod show;
@@ -70,6 +71,7 @@ enum Verb {
     #[command(after_help = "Examples:\n  sawlog group reset billing --to 2h --dry-run\n  \
                             sawlog group reset billing --undo --yes")]
     Reset(reset::Reset),
+    Rebuild(rebuild::Rebuild),
     /// Stop deliveries, also over restarts.
     #[command(after_help = "Examples:\n  sawlog group pause billing --for 30m --note 'database moves'\n  \
                             sawlog group pause billing --topic orders")]
@@ -249,6 +251,7 @@ impl Group {
                 Verb::Update(update) => update.run(&groups, common).await,
                 Verb::Lag { name, topic } => show::lag(&groups.lag(name, topic).await.map_err(failed)?, common),
                 Verb::Reset(reset) => reset.run(&client, common).await,
+                Verb::Rebuild(rebuild) => rebuild.run(&client, common).await,
                 Verb::Await(waits) => waits.run(&client, common).await,
                 _ => self.operate(&groups, common).await,
             }

@@ -87,7 +87,7 @@ enum Verb {
 
 /// How fast.
 #[derive(Debug, Args)]
-struct Pace {
+pub(super) struct Pace {
     /// Records a second, at least 1.
     #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["rate_bytes", "speed"])]
     rate: Option<u64>,
@@ -114,7 +114,7 @@ fn speed(text: &str) -> Result<f64, String> {
 }
 
 impl Pace {
-    fn rate(&self) -> Option<ReplayRate> {
+    pub(super) fn rate(&self) -> Option<ReplayRate> {
         let speed = self.speed.map(|times| ReplayRate::SpeedPermille((times * 1_000.0).round() as u64));
         self.rate.map(ReplayRate::Records).or(self.rate_bytes.map(ReplayRate::Bytes)).or(speed)
     }
@@ -175,7 +175,12 @@ async fn watch(replays: &Replays, id: &str, common: &Common) -> Outcome {
 }
 
 fn rate(job: &Job) -> String {
-    match job.rate {
+    rate_text(job.rate)
+}
+
+/// A rate for people.
+pub(super) fn rate_text(rate: Option<ReplayRate>) -> String {
+    match rate {
         None => "no limit".to_owned(),
         Some(ReplayRate::Records(records)) => format!("{}/s", output::grouped(records)),
         Some(ReplayRate::Bytes(bytes)) => format!("{}/s", output::human_bytes(bytes)),

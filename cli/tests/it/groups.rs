@@ -124,3 +124,31 @@ fn what_changes_dead_letters_names_them_and_asks() {
     broker.run(&["dlq", "jobs", "show", "none"]).ended(3);
     broker.run(&["dlq", "export", "missing"]).ended(3);
 }
+
+#[test]
+fn rp_6_a_rebuild_is_started_shown_and_given_up() {
+    let broker = Broker::dev();
+    orders(&broker);
+    let cursors = ["--mode", "offset", "--positions", "cursor"];
+    broker.run(&[&["group", "create", "revenue", "--topic", "orders"], &cursors[..]].concat()).ended(0);
+    let none = broker.run(&["group", "rebuild", "show", "revenue"]).ended(3);
+    assert!(none.err.contains("JOB_NOT_FOUND"), "{}", none.err);
+    let start = ["group", "rebuild", "start", "revenue"];
+    let started = broker.run(&[&start[..], &["v2", "--rate", "100", "--output", "json"]].concat()).ended(0);
+    let rebuild = &started.json()[0];
+    assert_eq!((&rebuild["state"], &rebuild["left"]), (&"filling".into(), &4.into()));
+    assert_eq!((&rebuild["version"], &rebuild["rate"]), (&"v2".into(), &"100/s".into()));
+    let second = broker.run(&[&start[..], &["v3"]].concat()).ended(1);
+    assert!(second.err.contains("JOB_CONFLICT"), "{}", second.err);
+    let early = broker.run(&["group", "rebuild", "swap", "revenue", "--yes"]).ended(1);
+    assert!(early.err.contains("REBUILD_NOT_READY"), "{}", early.err);
+    assert!(broker.run(&["group", "rebuild", "show", "revenue"]).ended(0).out.contains("v2"));
+    broker.run(&["group", "rebuild", "abort", "revenue"]).ended(2);
+    let ended = broker.run(&["group", "rebuild", "abort", "revenue", "--yes", "--output", "json"]).ended(0);
+    assert_eq!(ended.json()[0]["state"], "aborted");
+    let all = broker.run(&["group", "rebuild", "show", "revenue", "--all", "--output", "json"]).ended(0).json();
+    assert_eq!((all.len(), &all[0]["state"]), (1, &"aborted".into()));
+    broker.run(&["group", "create", "billing", "--topic", "orders"]).ended(0);
+    let keyed = broker.run(&["group", "rebuild", "start", "billing", "v2"]).ended(1);
+    assert!(keyed.err.contains("WRONG_MODE"), "{}", keyed.err);
+}
