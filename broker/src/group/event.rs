@@ -491,12 +491,3 @@ pub enum Admin {
     /// The group is deleted: sessions end (rule OF-8).
     Delete,
 }
-
-/// A partition of a topic, for pauses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Extent {
-    /// The topic; `None`: all.
-    pub topic: Option<TopicUuid>,
-    /// The partition; `None`: all.
-    pub partition: Option<crate::model::PartitionId>,
-}
