@@ -65,7 +65,7 @@ fn settings_come_back_from_the_wire_as_they_went() {
 #[test]
 fn a_change_names_each_setting_that_is_given_and_no_other() {
     assert!(GroupConfig::default().mask().is_empty());
-    assert_eq!(full().mask().len(), 19);
+    assert_eq!(full().mask().len(), 20);
     let some = GroupConfig { lease_ms: Some(1), ..GroupConfig::topics(["t"]) };
     assert_eq!(some.mask(), ["config.topics", "config.lease_ms"]);
 }
