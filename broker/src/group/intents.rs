@@ -89,6 +89,11 @@ impl Intents {
         self.of_source.contains_key(&source)
     }
 
+    /// How many a partition has.
+    pub(super) fn count(&self, source: Source) -> u64 {
+        self.of_source.get(&source).copied().unwrap_or(0)
+    }
+
     /// Whether the record has one.
     pub(super) fn has(&self, key: &EntryKey, lane: LaneKey) -> bool {
         self.by_lane.contains_key(&(key.source, lane, key.offset, key.epoch))

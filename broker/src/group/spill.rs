@@ -17,6 +17,10 @@ use super::record::PauseReason;
 use super::retry::OnExhausted;
 use crate::model::{LaneKey, Source};
 
+/// Dead letters of a partition on their way at which no further lane is spilled before some have arrived: what is not held
+/// any more must not be held as intents instead.
+const UNDER_WAY: u64 = 2_048;
+
 /// The bounds of a partition (rule AK-7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Bound {
@@ -109,6 +113,10 @@ impl Machine {
         if bound == Bound::ScanAhead && self.dead.intents.any(source) {
             return;
         }
+        // Lanes are put in order for many at once, not for each one that arrives.
+        if self.dead.intents.count(source) >= UNDER_WAY / 2 {
+            return;
+        }
         let Some(work) = self.works.get(&source) else { return };
         let mut lanes: Vec<LaneView> = match bound {
             Bound::ScanAhead => work.idle_lanes().collect(),
@@ -132,7 +140,7 @@ impl Machine {
                 self.dead.spills.full.remove(&(source, bound));
                 return;
             }
-            if self.dead_limit_reached(source, now, fx) {
+            if self.dead.intents.count(source) >= UNDER_WAY || self.dead_limit_reached(source, now, fx) {
                 return;
             }
             self.spill_lane(source, lane.key, now, fx);

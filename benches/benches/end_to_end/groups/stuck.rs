@@ -31,11 +31,13 @@ struct Run {
     held: u64,
     spilled: u64,
     unwind_seconds: f64,
+    /// Times that a bound of rule AK-7 was neared.
+    near: f64,
 }
 
 pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     let [mut with, mut without, mut memory, mut spilled, mut unwind] = [const { Samples::new() }; 5];
-    let [mut blocked, mut held] = [const { Samples::new() }; 2];
+    let [mut blocked, mut held, mut near] = [const { Samples::new() }; 3];
     for _ in 0..bench.options.rounds.min(3) {
         let sound = once(bench, 0)?;
         let stuck = once(bench, FAILING)?;
@@ -46,6 +48,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
         held.push(stuck.held as f64);
         spilled.push(stuck.spilled as f64);
         unwind.push(stuck.unwind_seconds);
+        near.push(stuck.near);
     }
     let what = "10,000 of 100,000 keys failing, 1 partition";
     bench.row(Row::shown(format!("{what}: the others"), "records/s", with).beside("none failing", &without))?;
@@ -54,6 +57,9 @@ pub(crate) fn run(bench: &mut Bench) -> Result<(), Box<dyn Error>> {
     bench.row(Row::shown(format!("{what}: keys that waited when the others were done"), "keys", blocked))?;
     bench.row(Row::shown(format!("{what}: records held then"), "records", held))?;
     let row = Row::shown(format!("{what}: records spilled"), "records", spilled);
+    bench.row(row.with_target(Target::AtLeast(1.0)))?;
+    let row =
+        Row::shown(format!("{what}: times that a bound of held records or waiting keys was at 80 %"), "times", near);
     bench.row(row.with_target(Target::AtLeast(1.0)))?;
     bench.row(Row::shown(format!("{what}: until all is settled once they succeed"), "s", unwind))
 }
@@ -85,6 +91,7 @@ fn once(bench: &mut Bench, failing: u64) -> Result<Run, Box<dyn Error>> {
     }
     run.blocked = lag.partitions.iter().map(|partition| partition.blocked_keys).sum();
     run.held = lag.partitions.iter().map(|partition| partition.held_records).sum();
+    run.near = broker.server.metric("sawlog_group_bounds_near_total{group=\"stuck\"}")?;
     run.spilled = bench.runtime.block_on(count_spilled(&client))?;
     // From now on every handler succeeds: what was held and what was spilled must come, all of it.
     let rest = consume_acked(&client, "stuck", RECORDS - healthy, |_| false);

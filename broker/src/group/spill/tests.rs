@@ -67,6 +67,27 @@ fn ko_7_at_a_bound_lanes_are_spilled_until_below_80_percent_with_attempts_and_du
 }
 
 #[test]
+fn ak_7_what_is_spilled_is_not_held_as_intents_instead() {
+    let mut config = config();
+    (config.max_lanes_blocked, config.max_held, config.breaker.min_failed_keys) = (10_000, 12_000, 10_000);
+    let mut rig = Rig::with(config, 1);
+    rig.join(1, 10_000);
+    let keys = 6_000;
+    rig.append(s(), &(0..keys).chain(0..keys).collect::<Vec<u64>>());
+    let offsets: Vec<u64> = (0..keys).collect();
+    rig.nack(1, s(), &offsets, NackKind::Retry);
+    let held = |rig: &Rig| rig.machine.works[&s()].held();
+    let first = rig.moves.len() as u64;
+    assert!((UNDER_WAY..UNDER_WAY + 2).contains(&first), "{first} are on their way");
+    assert!(held(&rig) >= 9_600, "not below 80 % yet");
+    while !rig.moves.is_empty() {
+        rig.settle_moves();
+    }
+    assert!((9_598..9_600).contains(&held(&rig)), "{} are held: just below 80 %", held(&rig));
+    assert_eq!(spilled(&rig).len() as u64 + u64::from(held(&rig)), 2 * keys, "nothing is dropped");
+}
+
+#[test]
 fn ko_7_a_spilled_lane_is_read_from_its_entries_until_empty_and_is_live_then() {
     let mut rig = failing(config(), 10);
     rig.settle_moves();
