@@ -15,11 +15,15 @@ use crate::group::effect::Refusal;
 use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
 use crate::group::record::Pause;
+use crate::group::skips::Skip;
+use crate::group::state::GroupState;
 use crate::model::{AssignedUnit, GroupId, MemberId, PartitionId, Source, TopicUuid};
 use crate::topics::TopicError;
 
 /// Bytes of a note (rule OF-3 and others keep it).
 const NOTE_BYTES: usize = 4 << 10;
+/// Skips that the view of a group tells.
+const SKIPS_TOLD: usize = 10;
 
 impl Coordinator {
     /// Creates a group. A repeat with equal settings answers the one that exists; the flag says whether it is new.
@@ -288,8 +292,19 @@ pub(super) fn view_of(group: &Group) -> GroupView {
             topics,
             pauses: state.pauses.clone(),
             breaker: machine.breaker_view(),
+            skips: last_skips(state),
         }
     })
+}
+
+/// The newest skips of all partitions, the newest first.
+fn last_skips(state: &GroupState) -> Vec<(Source, Skip)> {
+    let of_partitions = state.partitions.iter();
+    let mut skips: Vec<_> =
+        of_partitions.flat_map(|(source, own)| own.skips.reasons().map(|skip| (*source, skip.clone()))).collect();
+    skips.sort_by_key(|(source, skip)| (std::cmp::Reverse(skip.act.time_ms), *source));
+    skips.truncate(SKIPS_TOLD);
+    skips
 }
 
 fn member_view(machine: &Machine, member: MemberId, now: crate::group::Now) -> MemberView {

@@ -21,9 +21,12 @@ impl Counters {
                     metrics.delivered_records.inc_by(*records);
                     metrics.append_to_delivery.observe(seconds(*after_ms));
                 }
-                Notice::Settled { records, after_ms } => {
+                Notice::Settled { records, took } => {
                     metrics.settled_records.inc_by(*records);
-                    metrics.append_to_settle.observe(seconds(*after_ms));
+                    if let Some(took) = took {
+                        metrics.append_to_settle.observe(seconds(took.append_ms));
+                        metrics.handler.observe(seconds(took.delivery_ms));
+                    }
                 }
                 Notice::Failed => drop(metrics.failed_tries.inc()),
                 Notice::DeadLettered { spilled: false, .. } => drop(metrics.dead_letters.inc()),

@@ -4,7 +4,7 @@
 use super::admin::view_of;
 use super::group::Group;
 use super::loss::{self, TimeToLoss};
-use super::positions::append_time;
+use super::positions::{append_time, event_time};
 use super::views::{GroupLag, PartitionLag};
 use super::{Coordinator, GroupError};
 use crate::group::view::{BreakerMode, PartitionLive};
@@ -90,18 +90,19 @@ impl Coordinator {
     pub(super) async fn partition_lag(&self, group: &str, stand: Stand) -> (PartitionLag, Option<TimeToLoss>) {
         let log = self.shared.logs.log(stand.source);
         let now_ms = self.shared.clock.wall_ms();
-        let age = |append_ms: i64| if append_ms == 0 { 0 } else { now_ms.saturating_sub(append_ms).max(0) };
+        let age = |since_ms: i64| if since_ms == 0 { 0 } else { now_ms.saturating_sub(since_ms).max(0) };
         let (log_start, high_watermark) = log.as_ref().map_or((stand.floor, stand.floor), |log| bounds(&**log));
         let high_watermark = stand.bound.map_or(high_watermark, |bound| bound.min(high_watermark).max(stand.floor));
         let from = stand.floor.max(log_start);
         let lag_records = high_watermark.distance_from(from).saturating_sub(stand.above);
-        let (mut lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut loss) = (0, 0, 0, None);
+        let (mut lag_ms, mut event_lag_ms, mut oldest_unsettled_ms, mut lag_bytes, mut loss) = (0, 0, 0, 0, None);
         if let Some(log) = log.as_ref().filter(|_| stand.bound.is_none() || lag_records > 0) {
-            let undelivered = match stand.live.undelivered {
-                Some((_, append_ms)) => append_ms,
-                None => append_time(&**log, stand.first_unread).await,
+            let (undelivered, append_ms) = match stand.live.undelivered {
+                Some(held) => held,
+                None => (stand.first_unread, append_time(&**log, stand.first_unread).await),
             };
-            lag_ms = age(undelivered);
+            lag_ms = age(append_ms);
+            event_lag_ms = age(event_time(&**log, undelivered).await);
             if lag_records > 0 {
                 let floor_ms = append_time(&**log, from).await;
                 oldest_unsettled_ms = age(floor_ms);
@@ -124,6 +125,7 @@ impl Coordinator {
             lag_records,
             lag_bytes,
             lag_ms,
+            event_lag_ms,
             oldest_unsettled_ms,
             in_flight: stand.live.in_flight,
             held_records: stand.live.held,
@@ -156,6 +158,7 @@ fn sample(group: &str, lag: PartitionLag) -> GroupSample {
         lag_records: lag.lag_records,
         lag_bytes: lag.lag_bytes,
         lag_ms: lag.lag_ms,
+        event_lag_ms: lag.event_lag_ms,
         oldest_unsettled_ms: lag.oldest_unsettled_ms,
         in_flight: lag.in_flight,
         held: lag.held_records,

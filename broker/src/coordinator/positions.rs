@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sawlog_proto::{batch, envelope};
+
+use super::delivery::STORED;
 use super::group::Group;
 use super::views::{Caller, PartitionReset, ResetReport, ResetRequest};
 use super::{Coordinator, GroupError};
@@ -217,6 +220,22 @@ pub(super) async fn append_time(log: &dyn PartitionLog, offset: Offset) -> i64 {
     }
     let run = log.read(offset, 1).await.ok();
     run.and_then(|run| run.frames.first().map(|frame| frame.append_time_ms)).unwrap_or(0)
+}
+
+/// When the event of a record happened, by its header `occurred_at`, else by the record's own time; of the next record
+/// that is there if it is not; 0: unknown. Looks at one frame, and of it at headers alone.
+pub(super) async fn event_time(log: &dyn PartitionLog, offset: Offset) -> i64 {
+    let offset = offset.max(log.log_start());
+    if offset >= log.high_watermark() {
+        return 0;
+    }
+    let Some(frame) = log.read(offset, 1).await.ok().and_then(|run| run.frames.into_iter().next()) else { return 0 };
+    let records = batch::records(&frame.batch, &STORED).into_iter().flatten();
+    let before = usize::try_from(offset.distance_from(frame.base_offset)).unwrap_or(usize::MAX);
+    let Some(record) = records.filter_map(Result::ok).nth(before) else { return 0 };
+    let named = record.headers.iter().find(|header| header.key == envelope::OCCURRED_AT.as_bytes());
+    let occurred = named.and_then(|header| envelope::parse_time(std::str::from_utf8(header.value.as_deref()?).ok()?));
+    occurred.unwrap_or(record.timestamp_ms)
 }
 
 async fn resolve_one(

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crate::group::entry::Act;
 use crate::group::record::{GapReason, GroupNotes, Pause};
+use crate::group::skips::Skip;
 use crate::group::{GroupConfig, GroupTopic, Mode, SourceName, StartAt};
 use crate::model::{
     AssignedUnit, AssignmentEpoch, GroupId, GroupName, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
-    PartitionId, TopicName, TopicUuid, VersionName,
+    PartitionId, Source, TopicName, TopicUuid, VersionName,
 };
 
 /// Who calls, and why.
@@ -90,6 +91,8 @@ pub struct GroupView {
     pub pauses: Vec<Pause>,
     /// The circuit breaker.
     pub breaker: BreakerView,
+    /// The last skips with a reason, the newest first.
+    pub skips: Vec<(Source, Skip)>,
 }
 
 impl GroupView {
@@ -190,6 +193,8 @@ pub struct PartitionLag {
     pub lag_bytes: u64,
     /// Age of the oldest deliverable record that was not delivered yet; 0 if there is none.
     pub lag_ms: i64,
+    /// The same by when its event happened, as its producer says.
+    pub event_lag_ms: i64,
     /// Age of the record at the floor; 0 if there is none.
     pub oldest_unsettled_ms: i64,
     /// Records leased.

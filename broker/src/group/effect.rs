@@ -4,6 +4,7 @@ use super::entry::{EntryKey, EntryRecord, EntryState};
 use super::rebuild::SwapAsk;
 use super::record::{GapReason, GroupRecord, Pause, PauseReason};
 use super::replay::{ReplayEnd, ReplayMark};
+use super::took::Took;
 use crate::model::{
     AssignedUnit, AssignmentEpoch, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch, SlotRange, Source,
 };
@@ -319,12 +320,12 @@ pub enum Notice {
         /// Milliseconds from append to delivery of the last of them.
         after_ms: u64,
     },
-    /// Records were settled, milliseconds after the append of the first.
+    /// Records were settled.
     Settled {
         /// Records.
         records: u64,
-        /// Milliseconds from append to settle.
-        after_ms: u64,
+        /// Of one of them; in mode OFFSET once what was sent together is passed whole.
+        took: Option<Took>,
     },
     /// A try failed.
     Failed,

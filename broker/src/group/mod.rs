@@ -63,6 +63,7 @@ mod spill;
 pub mod state;
 #[cfg(test)]
 mod test_support;
+pub mod took;
 mod units;
 mod verbs;
 pub mod view;

@@ -56,7 +56,9 @@ impl Machine {
         let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
         let (pieces, lookups) = (VecDeque::new(), VecDeque::new());
         let reported = self.state.config.positions == Positions::Broker;
-        let sent = Sent { run, next: floor, pieces, lookups, gap: None, looked: false, first_started: false, reported };
+        let (gap, timed) = (None, None);
+        let sent =
+            Sent { run, next: floor, pieces, lookups, gap, looked: false, first_started: false, reported, timed };
         self.ranges.sources.insert(source, sent);
         if let Some(work) = self.work(source) {
             work.reading.restart(floor);
@@ -139,6 +141,7 @@ impl Machine {
             let replay = self.state.replay_mark(source).filter(|mark| (mark.from..mark.to).contains(&range.from));
             let frame = Frame::DeliverRange { source, epoch: run.epoch, range, marks, filtered, replay };
             self.send(run.member, frame, After::Now, fx);
+            sent.timed.get_or_insert((range.to, last_append_ms, now.monotonic_ms));
             let after_ms = u64::try_from(now.wall_ms.saturating_sub(last_append_ms)).unwrap_or(0);
             fx.notices.push(Notice::FirstDelivered { records: count, after_ms });
         }
@@ -299,6 +302,7 @@ impl Machine {
         self.commit(GroupRecord::Committed { source, next, epoch: record_epoch, metadata }, fx);
         self.touch(source);
         if let Some(sent) = self.ranges.sources.get_mut(&source) {
+            sent.passed(floor, next, now, fx);
             sent.first_started = false;
             if sent.next < next {
                 // It passed what was not sent, by force of its own knowledge.

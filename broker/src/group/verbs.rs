@@ -12,6 +12,7 @@ use super::record::{GroupRecord, SettledAs};
 use super::redriven::NackHow;
 use super::retry::FailureKind;
 use super::slab::NONE;
+use super::took::Took;
 use crate::limits;
 use crate::model::{LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, Source};
 
@@ -34,7 +35,8 @@ struct Done {
     probe: bool,
     /// The breaker opened with this: others' successes left its window.
     opened: bool,
-    first_append_ms: i64,
+    /// Of the first of them.
+    first: Option<Took>,
     lanes: Vec<LaneKey>,
 }
 
@@ -128,8 +130,7 @@ impl Machine {
             return Vec::new();
         }
         done.runs.sort_unstable_by_key(|run| run.from);
-        let after_ms = u64::try_from(now.wall_ms - done.first_append_ms).unwrap_or(0);
-        fx.notices.push(Notice::Settled { records: done.records, after_ms });
+        fx.notices.push(Notice::Settled { records: done.records, took: done.first });
         self.holes_told(source, &done.lanes, fx);
         let settled = if how == SettledAs::Skipped { done.runs.clone() } else { Vec::new() };
         self.commit(GroupRecord::Settled { source, how, runs: done.runs }, fx);
@@ -182,7 +183,7 @@ impl Machine {
             done.opened |= breaker.note_first_attempt(taken.lane, FirstAttempt::Ok, now.monotonic_ms);
         }
         if done.records == 0 {
-            done.first_append_ms = taken.append_ms;
+            done.first = Some(Took::until(now, taken.append_ms, record.since_ms));
         }
         done.add(offset);
         done.leased += 1;

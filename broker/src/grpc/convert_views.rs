@@ -9,7 +9,8 @@ use crate::coordinator::views::{
     AcceptedGap, BreakerMode, BreakerView, GroupLag, GroupView, MemberView, PartitionLag, PartitionReset, Processed,
     RecoverReport, UnitState, UnitView,
 };
-use crate::model::{GroupId, Offset, TopicUuid};
+use crate::group::skips::Skip;
+use crate::model::{GroupId, Offset, Source, TopicUuid};
 
 pub(super) fn group(view: &GroupView) -> v1::Group {
     v1::Group {
@@ -28,7 +29,20 @@ pub(super) fn group(view: &GroupView) -> v1::Group {
             topics: view.topics.iter().map(|topic| topic.name.clone()).collect(),
             pauses: pauses(view, &view.pauses),
             breaker: Some(breaker(&view.breaker)),
+            skips: view.skips.iter().map(|(source, one)| skip(view, *source, one)).collect(),
         }),
+    }
+}
+
+fn skip(view: &GroupView, source: Source, skip: &Skip) -> v1::Skip {
+    let name = view.topic_name(source.topic).map_or_else(|| source.topic.to_string(), str::to_owned);
+    v1::Skip {
+        topic: name,
+        partition: source.partition.0,
+        runs: skip.runs.iter().map(|run| v1::SkippedRun { from: run.from.get(), to: run.to.get() }).collect(),
+        actor: skip.act.actor.clone(),
+        time: Some(timestamp(skip.act.time_ms)),
+        reason: skip.act.note.clone(),
     }
 }
 
@@ -134,6 +148,7 @@ fn partition_lag(lag: PartitionLag) -> v1::PartitionLag {
         lag_records: lag.lag_records,
         lag_bytes: lag.lag_bytes,
         lag_ms: lag.lag_ms,
+        event_lag_ms: lag.event_lag_ms,
         oldest_unsettled_ms: lag.oldest_unsettled_ms,
         in_flight: lag.in_flight,
         held_records: lag.held_records,

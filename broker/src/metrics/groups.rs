@@ -52,6 +52,8 @@ pub struct GroupMetrics {
     pub append_to_delivery: Histogram,
     /// Seconds from append to settle.
     pub append_to_settle: Histogram,
+    /// Seconds from delivery to acknowledgement.
+    pub handler: Histogram,
 }
 
 /// The counters of all groups.
@@ -60,6 +62,7 @@ pub(super) struct GroupFamilies {
     counters: [(&'static str, &'static str, Family<GroupLabels, Counter>); 13],
     append_to_delivery: Family<GroupLabels, Histogram>,
     append_to_settle: Family<GroupLabels, Histogram>,
+    handler: Family<GroupLabels, Histogram>,
 }
 
 /// 100 us to about an hour.
@@ -88,6 +91,7 @@ impl Default for GroupFamilies {
             ],
             append_to_delivery: Family::new_with_constructor(delays),
             append_to_settle: Family::new_with_constructor(delays),
+            handler: Family::new_with_constructor(delays),
         }
     }
 }
@@ -101,6 +105,8 @@ impl GroupFamilies {
         r.register_with_unit("group_append_to_delivery", "From append to first delivery", Unit::Seconds, delivery);
         let settle = self.append_to_settle.clone();
         r.register_with_unit("group_append_to_settle", "From append to settle", Unit::Seconds, settle);
+        let help = "From delivery to acknowledgement, what the member has waiting before it included";
+        r.register_with_unit("group_handler", help, Unit::Seconds, self.handler.clone());
     }
 
     pub(super) fn of(&self, group: &str) -> GroupMetrics {
@@ -136,6 +142,7 @@ impl GroupFamilies {
             loss_warnings,
             append_to_delivery: self.append_to_delivery.get_or_create_owned(&labels),
             append_to_settle: self.append_to_settle.get_or_create_owned(&labels),
+            handler: self.handler.get_or_create_owned(&labels),
         }
     }
 
@@ -146,6 +153,7 @@ impl GroupFamilies {
         }
         self.append_to_delivery.remove(&labels);
         self.append_to_settle.remove(&labels);
+        self.handler.remove(&labels);
     }
 }
 
@@ -170,6 +178,8 @@ pub struct GroupSample {
     pub lag_bytes: u64,
     /// Age of the oldest deliverable record not yet delivered, in milliseconds.
     pub lag_ms: i64,
+    /// The same by when its event happened.
+    pub event_lag_ms: i64,
     /// Age of the record at the floor, in milliseconds.
     pub oldest_unsettled_ms: i64,
     /// Records leased.
@@ -241,6 +251,7 @@ impl GroupSamples {
             sum.lag_records += one.lag_records;
             sum.lag_bytes += one.lag_bytes;
             sum.lag_ms = sum.lag_ms.max(one.lag_ms);
+            sum.event_lag_ms = sum.event_lag_ms.max(one.event_lag_ms);
             sum.oldest_unsettled_ms = sum.oldest_unsettled_ms.max(one.oldest_unsettled_ms);
             sum.in_flight += one.in_flight;
             sum.held += one.held;
@@ -285,11 +296,14 @@ impl Collector for GroupCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         type Value = fn(&GroupSample) -> Option<f64>;
         type Column = (&'static str, &'static str, Option<Unit>, Value);
-        let columns: [Column; 11] = [
+        let columns: [Column; 12] = [
             ("group_floor_offset", "Lowest unsettled offset", None, |s| Some(s.floor as f64)),
             ("group_lag_records", "Records not settled", None, |s| Some(s.lag_records as f64)),
             ("group_lag", "Bytes of log from the floor on", Some(Unit::Bytes), |s| Some(s.lag_bytes as f64)),
             ("group_lag", "Age of the oldest record not delivered", Some(Unit::Seconds), |s| Some(seconds(s.lag_ms))),
+            ("group_event_lag", "The same by when its event happened", Some(Unit::Seconds), |s| {
+                Some(seconds(s.event_lag_ms))
+            }),
             ("group_oldest_unsettled", "Age of the record at the floor", Some(Unit::Seconds), |s| {
                 Some(seconds(s.oldest_unsettled_ms))
             }),

@@ -77,6 +77,38 @@ pub struct GroupStatus {
     pub pauses: Vec<Pause>,
     /// Its circuit breaker.
     pub breaker: Breaker,
+    /// The last skips with a reason, the newest first.
+    pub skips: Vec<Skip>,
+}
+
+/// Records of a partition that a member or an operator had settled unhandled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skip {
+    /// Topic.
+    pub topic: String,
+    /// Partition.
+    pub partition: u32,
+    /// Which: runs of offsets, the ends exclusive.
+    pub runs: Vec<std::ops::Range<u64>>,
+    /// Who.
+    pub actor: String,
+    /// When, in milliseconds since 1970.
+    pub time_ms: i64,
+    /// Why.
+    pub reason: String,
+}
+
+impl Skip {
+    fn from_wire(wire: v1::Skip) -> Self {
+        Self {
+            topic: wire.topic,
+            partition: wire.partition,
+            runs: wire.runs.into_iter().map(|run| run.from..run.to).collect(),
+            actor: wire.actor,
+            time_ms: milliseconds(wire.time),
+            reason: wire.reason,
+        }
+    }
 }
 
 impl GroupStatus {
@@ -88,6 +120,7 @@ impl GroupStatus {
             topics: wire.topics,
             pauses: wire.pauses.into_iter().map(Pause::from_wire).collect(),
             breaker: wire.breaker.map(Breaker::from_wire).unwrap_or_default(),
+            skips: wire.skips.into_iter().map(Skip::from_wire).collect(),
         }
     }
 }
@@ -363,6 +396,8 @@ pub struct PartitionLag {
     pub lag_bytes: u64,
     /// Age in milliseconds of the oldest deliverable record that was not yet delivered.
     pub lag_ms: u64,
+    /// The same by when its event happened, as its producer says.
+    pub event_lag_ms: u64,
     /// Age in milliseconds of the record at the floor.
     pub oldest_unsettled_ms: u64,
     /// Records leased.
@@ -403,6 +438,7 @@ impl PartitionLag {
             lag_records: wire.lag_records,
             lag_bytes: wire.lag_bytes,
             lag_ms: unsigned(wire.lag_ms),
+            event_lag_ms: unsigned(wire.event_lag_ms),
             oldest_unsettled_ms: unsigned(wire.oldest_unsettled_ms),
             in_flight: wire.in_flight,
             held_records: wire.held_records,

@@ -42,6 +42,9 @@ impl Machine {
         if next != floor {
             sent.first_started = false;
         }
+        if sent.reported {
+            sent.passed(floor, next, now, fx);
+        }
         if !sent.reported || sent.next < next || next < floor {
             (sent.reported, sent.next) = (true, next);
             sent.pieces.clear();

@@ -6,8 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::super::Now;
+use super::super::effect::{Effects, Notice};
 use super::super::entry::EntryKind;
 use super::super::record::{ErrorInfo, OwnedRun};
+use super::super::took::Took;
 use super::piece::Piece;
 use crate::model::{MemberId, Offset, OffsetRange, Source};
 
@@ -33,6 +36,8 @@ pub(super) struct Sent {
     pub(super) first_started: bool,
     /// Where to begin is known: of a cursor its reader has reported it (rule RM-3).
     pub(super) reported: bool,
+    /// The end of what is timed until it is passed (rule OB-2), when its last record was appended, when it was sent.
+    pub(super) timed: Option<(Offset, i64, u64)>,
 }
 
 /// A record that a `DeadLetter` names.
@@ -81,6 +86,19 @@ impl Sent {
 }
 
 impl Sent {
+    /// The position has gone from `floor` to `next`.
+    pub(super) fn passed(&mut self, floor: Offset, next: Offset, now: Now, fx: &mut Effects) {
+        let timed = self.timed.filter(|(end, ..)| next >= *end);
+        let took = timed.map(|(_, appended_ms, sent_ms)| Took::until(now, appended_ms, sent_ms));
+        if took.is_some() || next < floor {
+            self.timed = None;
+        }
+        let records = next.distance_from(floor);
+        if records > 0 {
+            fx.notices.push(Notice::Settled { records, took });
+        }
+    }
+
     /// A gap is passed: what was read of it, or behind it, is not sent.
     pub(super) fn pass(&mut self, gap: OffsetRange) {
         self.gap = Some(gap);

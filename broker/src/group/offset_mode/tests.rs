@@ -97,6 +97,35 @@ fn ak_8_ranges_come_in_order_within_credit_and_more_with_more_credit() {
 }
 
 #[test]
+fn ak_9_what_was_sent_and_not_committed_is_sent_to_the_next_owner() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2, 3, 4, 5]);
+    assert_eq!(covered(&mut rig, 1), [(0, 5)]);
+    commit(&mut rig, 1, 2).unwrap();
+    rig.verb(1, Verb::Leave);
+    rig.join(2, 100);
+    assert_eq!(covered(&mut rig, 2), [(2, 5)], "from the commit, all of it");
+}
+
+#[test]
+fn ob_2_a_commit_counts_what_it_passed_and_times_what_was_sent_together() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2, 3, 4, 5]);
+    rig.pass_alive(70, &[1]);
+    let settled = |rig: &mut Rig, next: u64| {
+        rig.notices.clear();
+        commit(rig, 1, next).unwrap();
+        rig.notices.iter().find_map(|notice| match notice {
+            Notice::Settled { records, took } => Some((*records, took.map(|took| took.delivery_ms))),
+            _ => None,
+        })
+    };
+    assert_eq!(settled(&mut rig, 2), Some((2, None)), "a part of it");
+    assert_eq!(settled(&mut rig, 2), None);
+    assert_eq!(settled(&mut rig, 5), Some((3, Some(70))));
+}
+
+#[test]
 fn fc_2_bytes_bound_a_range_but_for_one_record_that_is_sent_alone() {
     let mut rig = Rig::with(config(), 1);
     rig.event(Event::Join(Box::new(super::super::event::Join {

@@ -2,7 +2,7 @@
 
 use sawlog_client::groups::{
     AcceptedGap, Breaker, BreakerState, Group, Lag, Member, PartitionReset, Pause, PauseReason, Recovered, RetryPolicy,
-    Subscription, UnitState,
+    Skip, Subscription, UnitState,
 };
 use serde_json::{Value, json};
 
@@ -100,6 +100,7 @@ fn group_json(group: &Group, members: Option<&[Member]>) -> Value {
     });
     if let (Some(members), Some(object)) = (members, value.as_object_mut()) {
         object.insert("member_list".to_owned(), members.iter().map(member_json).collect());
+        object.insert("skips".to_owned(), group.status.skips.iter().map(skip_json).collect());
     }
     value
 }
@@ -167,6 +168,10 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
     rows.add(["description", &group.description]);
     rows.add(["created", &human_time(group.create_time_ms)]);
     rows.print()?;
+    if !group.status.skips.is_empty() {
+        output::data_line("")?;
+        skips(&group.status.skips)?;
+    }
     let Some(members) = members.filter(|members| !members.is_empty()) else { return Ok(()) };
     output::data_line("")?;
     let mut rows = Rows::new(&["member", "name", "connected", ">in flight", "owns"]);
@@ -191,6 +196,24 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
     rows.print()
 }
 
+fn skip_json(skip: &Skip) -> Value {
+    let runs: Vec<_> = skip.runs.iter().map(|run| json!({ "from": run.start, "to": run.end })).collect();
+    json!({
+        "topic": skip.topic, "partition": skip.partition, "runs": runs, "actor": skip.actor,
+        "time": human_time(skip.time_ms), "reason": skip.reason,
+    })
+}
+
+fn skips(skips: &[Skip]) -> Outcome {
+    let mut rows = Rows::new(&["skipped", "offsets", "by", "when", "why"]);
+    for skip in skips {
+        let offsets: Vec<_> = skip.runs.iter().map(|run| format!("{}..{}", run.start, run.end)).collect();
+        let place = format!("{}/{}", skip.topic, skip.partition);
+        rows.add([place, offsets.join(" "), skip.actor.clone(), human_time(skip.time_ms), skip.reason.clone()]);
+    }
+    rows.print()
+}
+
 pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
     if common.json() {
         for partition in &lag.partitions {
@@ -202,6 +225,7 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
                 "floor": partition.floor, "epoch": partition.epoch, "log_start_offset": partition.log_start_offset,
                 "high_watermark": partition.high_watermark, "lag_records": partition.lag_records,
                 "lag_bytes": partition.lag_bytes, "lag_ms": partition.lag_ms,
+                "event_lag_ms": partition.event_lag_ms,
                 "oldest_unsettled_ms": partition.oldest_unsettled_ms, "in_flight": partition.in_flight,
                 "held_records": partition.held_records, "blocked_keys": partition.blocked_keys,
                 "dead_keys": partition.dead_keys, "open_entries": partition.open_entries,
