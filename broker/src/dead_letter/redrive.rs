@@ -180,7 +180,8 @@ impl Letters {
         check_ids(group, &request.selector)?;
         let now_ms = self.parts.clock.wall_ms();
         let selection = self.select(group, &request, i64::MAX, 0).await?;
-        let stored = StoredJob::new(request, now_ms, selection.entries);
+        let mut stored = StoredJob::new(request, now_ms, selection.entries);
+        stored.ends = self.ends_of_sources(group, &stored.request.target, &selection);
         let id = self.jobs.add(group, stored, selection.pieces, self.monotonic_ms())?;
         if let Err(error) = self.keep(id).await {
             self.jobs.remove(id);

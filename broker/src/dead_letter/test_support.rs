@@ -330,7 +330,8 @@ impl LetterLogs for MemoryLogs {
         let partitions = self.targets.lock().get(name)?.clone();
         let partitions = partitions.into_iter().map(|log| log as _).collect();
         let (level, max_record_bytes) = (AckLevel::Durable, 1 << 20);
-        Some(TargetTopic { uuid: TOPIC, partitions, keyed: true, level, max_record_bytes, reserved: false })
+        let uuid = if name == "orders" { TOPIC } else { TopicUuid([2; 16]) };
+        Some(TargetTopic { uuid, partitions, keyed: true, level, max_record_bytes, reserved: false })
     }
 
     fn trim(&self, _: GroupId, starts: &[(Source, Offset)]) -> Result<(), TopicError> {

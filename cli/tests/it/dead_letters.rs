@@ -42,7 +42,8 @@ impl World {
         world
     }
 
-    /// Runs a member until it has handled `count` records; those of a class are dead. Returns the values handled.
+    /// Runs a member until it has handled `count` records; those of a class are dead, of `NOT_OURS` skipped. Returns the
+    /// values handled.
     fn consume(&self, count: usize, class: fn(&str) -> Option<&'static str>) -> Vec<String> {
         self.runtime.block_on(async {
             let consumer = self.client.consumer("billing").open().await.unwrap();
@@ -53,6 +54,9 @@ impl World {
                 let handled = handled.clone();
                 async move {
                     if let Some(class) = class(&value) {
+                        if class == "NOT_OURS" {
+                            return Err(HandlerError::skip("not ours"));
+                        }
                         return Err(HandlerError::dead(format!("no {value}")).class(class));
                     }
                     handled.send(value).unwrap();
@@ -255,6 +259,38 @@ fn rd_8_an_export_holds_every_entry_with_its_record_closed_ones_too() {
     assert_eq!(moved[0]["state"], "done");
     assert_eq!(world.broker.run(&["consume", "mended"]).ended(0).out, "1\n4\n");
     assert!(world.list(&["--key", "a"]).is_empty() && world.list(&["--state", "moved"]).len() == 2);
+}
+
+#[test]
+fn rd_3_a_redrive_into_the_source_topic_appends_each_record_once_while_its_group_reads_it() {
+    let world = World::new();
+    world.json(&["redrive", "billing", "--all", "--to-topic", "orders"]);
+    let again = world.consume(4, none);
+    while world.json(&["jobs", "--group", "billing"])[0]["state"] != "done" {
+        std::thread::yield_now();
+    }
+    let of = |key: [&str; 2]| again.iter().filter(|value| key.contains(&value.as_str())).cloned().collect::<Vec<_>>();
+    assert_eq!((of(["1", "4"]), of(["2", "5"])), (vec!["1".into(), "4".into()], vec!["2".into(), "5".into()]));
+    let stored = world.broker.run(&["consume", "orders"]).ended(0).out;
+    assert_eq!(stored.lines().count(), 10, "each once: {stored}");
+    assert_eq!(world.list(&["--state", "moved"]).len(), 4);
+    assert!(world.list(&["--state", "open"]).is_empty());
+}
+
+#[test]
+fn ak_1_who_skipped_what_and_why_is_shown() {
+    let world = World::new();
+    world.broker.run_with_input(&["produce", "orders", "-K", ":"], "d:7\nd:8\n").ended(0);
+    assert_eq!(world.consume(1, |value| (value == "7").then_some("NOT_OURS")), ["8"]);
+    let shown = world.broker.run(&["group", "show", "billing", "--output", "json"]).ended(0).json();
+    let skip = &shown[0]["skips"][0];
+    assert_eq!(
+        (&skip["topic"], &skip["partition"], &skip["reason"]),
+        (&"orders".into(), &0.into(), &"not ours".into())
+    );
+    assert_eq!((&skip["runs"][0]["from"], &skip["runs"][0]["to"]), (&6.into(), &7.into()));
+    let table = world.broker.run(&["group", "show", "billing"]).ended(0).out;
+    assert!(table.contains("6..7") && table.contains("not ours"), "{table}");
 }
 
 #[test]

@@ -6,9 +6,12 @@
 //! After a start the topic is searched from the ends that the intent noted: what was appended is closed, not appended
 //! again.
 //!
+//! A topic that is the entries' own source gets them at its end; the group may read them there before their key is free,
+//! and park them behind it. Those are not appended once more: they are given to the group, as by any redrive.
+//!
 //! Invariant: no record is appended twice by a job, whatever is cut short where, and none is closed unappended.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +19,8 @@ use bytes::Bytes;
 use sawlog_proto::batch::{BatchBuilder, BatchHeader, BatchRecord, Codec, RecordHeader};
 use sawlog_proto::partitioner::partition_of;
 
-use super::Piece;
 use super::stored::{Moving, StoredJob};
+use super::{Piece, Selection};
 use crate::dead_letter::copies::Copies;
 use crate::dead_letter::error::LetterError;
 use crate::dead_letter::handle::GroupHandle;
@@ -28,7 +31,7 @@ use crate::dead_letter::records::{Missing, search};
 use crate::dead_letter::views::{JobId, RedriveTarget};
 use crate::group::entry::{Act, EntryKey, EntryState};
 use crate::group::event::Admin;
-use crate::model::AckLevel;
+use crate::model::{AckLevel, LaneKey, Offset, Source, TopicUuid};
 use crate::partition::{AppendFailure, CheckedBatch, PartitionLog, Permit};
 
 /// Name of the header that says which dead letter a record was.
@@ -39,8 +42,54 @@ const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 impl Letters {
+    /// Of source topics that a job appends to: where their partitions end now.
+    pub(super) fn ends_of_sources(
+        &self,
+        group: &Arc<dyn GroupHandle>,
+        target: &RedriveTarget,
+        selection: &Selection,
+    ) -> Vec<(TopicUuid, Vec<Offset>)> {
+        let sources: BTreeSet<TopicUuid> = selection.pieces.iter().map(|piece| piece.lane().0.topic).collect();
+        let own = |source: &TopicUuid| {
+            let target = self.topic_of(group, target, *source).map(|(_, target)| target);
+            target.filter(|target| target.uuid == *source)
+        };
+        let ends = |target: TargetTopic| target.partitions.iter().map(|log| log.high_watermark()).collect();
+        sources.iter().filter_map(|source| Some((*source, ends(own(source)?)))).collect()
+    }
+
+    /// Takes entries to where the job's target is: appends them, or gives the group what came back to it.
+    pub(super) async fn move_or_give(
+        &self,
+        id: JobId,
+        group: &Arc<dyn GroupHandle>,
+        given: Vec<(EntryKey, Piece)>,
+    ) -> Result<(), LetterError> {
+        let (back, moved): (Vec<_>, Vec<_>) = given.into_iter().partition(|(key, _)| self.jobs.came_after(id, key));
+        if !moved.is_empty() {
+            self.move_entries(id, group, &moved).await?;
+        }
+        if back.is_empty() { Ok(()) } else { self.give(id, group, back).await }
+    }
+
+    /// Whether of keys that were appended to their own topic something is parked, or is about to be: it is looked at
+    /// again. Else their keys live, and what comes of them is delivered as ever.
+    pub(super) fn comes_back(&self, id: JobId, group: &Arc<dyn GroupHandle>) -> bool {
+        let lanes = self.jobs.lanes_back(id);
+        if lanes.is_empty() {
+            return false;
+        }
+        let lane_of = |(source, number)| group.intent(source, number).map(|intent| (source, intent.lane));
+        let parking = group.intents().into_iter().filter_map(lane_of).any(|lane| lanes.contains(&lane));
+        let parked =
+            |lane: &&(Source, LaneKey)| !self.entries_of_piece(group, Piece::Lane(lane.0, lane.1), 1).is_empty();
+        let parked: Vec<_> = lanes.iter().filter(parked).map(|lane| Piece::Lane(lane.0, lane.1)).collect();
+        self.jobs.look_again(id, &parked);
+        parking || !parked.is_empty()
+    }
+
     /// Appends entries to the job's topic and closes them.
-    pub(super) async fn move_entries(
+    async fn move_entries(
         &self,
         id: JobId,
         group: &Arc<dyn GroupHandle>,
@@ -84,15 +133,20 @@ impl Letters {
     }
 
     /// The topic that an entry of a source topic goes to.
-    fn target_of(
+    fn target_of(&self, id: JobId, group: &Arc<dyn GroupHandle>, source: TopicUuid) -> Option<(String, TargetTopic)> {
+        self.topic_of(group, &self.jobs.target(id)?, source)
+    }
+
+    fn topic_of(
         &self,
-        id: JobId,
         group: &Arc<dyn GroupHandle>,
-        source: crate::model::TopicUuid,
+        target: &RedriveTarget,
+        source: TopicUuid,
     ) -> Option<(String, TargetTopic)> {
-        let name = match self.jobs.target(id)? {
-            RedriveTarget::Topic(Some(name)) => name,
-            _ => group.topic(source)?.name,
+        let name = match target {
+            RedriveTarget::Topic(Some(name)) => name.clone(),
+            RedriveTarget::Topic(None) => group.topic(source)?.name,
+            RedriveTarget::Group => return None,
         };
         let target = self.parts.logs.target(&name).filter(|target| !target.reserved)?;
         Some((name, target))
@@ -250,7 +304,7 @@ enum Placed {
 }
 
 /// Entries by their source topic, in order.
-fn by_topic(given: &[(EntryKey, Piece)]) -> BTreeMap<crate::model::TopicUuid, Vec<EntryKey>> {
+fn by_topic(given: &[(EntryKey, Piece)]) -> BTreeMap<TopicUuid, Vec<EntryKey>> {
     let mut topics: BTreeMap<_, Vec<EntryKey>> = BTreeMap::new();
     for (key, _) in given {
         topics.entry(key.source.topic).or_default().push(*key);
@@ -282,7 +336,7 @@ fn chunks(records: &[(EntryKey, BatchRecord)]) -> Vec<CheckedBatch> {
 }
 
 impl super::Jobs {
-    fn runs(&self, id: JobId) -> bool {
+    pub(super) fn runs(&self, id: JobId) -> bool {
         let inner = self.inner.lock();
         inner.jobs.get(&id).is_some_and(|job| job.stored.state == crate::dead_letter::views::JobState::Running)
     }
@@ -293,6 +347,29 @@ impl super::Jobs {
 
     fn target(&self, id: JobId) -> Option<RedriveTarget> {
         Some(self.inner.lock().jobs.get(&id)?.stored.request.target.clone())
+    }
+
+    fn came_after(&self, id: JobId, key: &EntryKey) -> bool {
+        self.inner.lock().jobs.get(&id).is_some_and(|job| job.stored.came_after(key))
+    }
+
+    /// Keys of a job that go into their own topic, without those that failed.
+    fn lanes_back(&self, id: JobId) -> HashSet<(Source, LaneKey)> {
+        let inner = self.inner.lock();
+        let Some(job) = inner.jobs.get(&id).filter(|job| !job.stored.ends.is_empty()) else { return HashSet::new() };
+        let failed: HashSet<_> = job.stored.failed_pieces.iter().map(|piece| piece.piece().lane()).collect();
+        let back = |source: &Source| job.stored.ends.iter().any(|(topic, _)| *topic == source.topic);
+        let own = inner
+            .claims
+            .iter()
+            .filter(|((group, source, _), number)| (*group, **number) == (id.group, id.number) && back(source));
+        own.map(|((_, source, lane), _)| (*source, *lane)).filter(|lane| !failed.contains(lane)).collect()
+    }
+
+    fn look_again(&self, id: JobId, pieces: &[Piece]) {
+        if let Some(job) = self.inner.lock().jobs.get_mut(&id) {
+            pieces.iter().for_each(|piece| job.again(*piece));
+        }
     }
 
     fn set_moving(&self, id: JobId, moving: Option<Moving>) {

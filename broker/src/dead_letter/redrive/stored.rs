@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Piece;
 use crate::dead_letter::views::{JobState, RedriveRequest};
 use crate::group::entry::EntryKey;
-use crate::model::{LaneKey, Offset, Source};
+use crate::model::{LaneKey, Offset, Source, TopicUuid};
 
 /// What a job was asked for and how far it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub(super) struct StoredJob {
     /// Entries that are being appended to a topic (rule RD-3).
     #[serde(default)]
     pub(super) moving: Option<Moving>,
+    /// Of source topics that entries are moved into: where each partition ended when the job began.
+    #[serde(default)]
+    pub(super) ends: Vec<(TopicUuid, Vec<Offset>)>,
 }
 
 /// A piece as stored.
@@ -82,7 +85,16 @@ impl StoredJob {
             failures: 0,
             failed_pieces: Vec::new(),
             moving: None,
+            ends: Vec::new(),
         }
+    }
+
+    /// Whether an entry's record came into its topic after the job began to append there: moved, its record would come
+    /// back, be parked behind what is left of its key, and be moved again without end.
+    pub(super) fn came_after(&self, key: &EntryKey) -> bool {
+        let of_topic = self.ends.iter().find(|(topic, _)| *topic == key.source.topic);
+        let end = of_topic.and_then(|(_, ends)| ends.get(key.source.partition.0 as usize));
+        end.is_some_and(|end| key.offset >= *end)
     }
 
     /// Entries that it is done with.

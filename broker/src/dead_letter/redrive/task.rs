@@ -21,6 +21,9 @@ const GIVEN: usize = 200;
 /// How often a job looks after itself, whatever happens: progress made durable, what was missed.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How often a job that has appended to its entries' own topic looks whether the group is done parking that.
+const BACK: Duration = Duration::from_millis(10);
+
 /// What a job does next.
 enum Next {
     /// These are given to the group, or moved.
@@ -71,7 +74,7 @@ impl Letters {
                         bucket.spend(given.len() as u64, now);
                     }
                     if moves {
-                        self.move_entries(id, &group, &given).await?;
+                        self.move_or_give(id, &group, given).await?;
                     } else {
                         self.give(id, &group, given).await?;
                     }
@@ -119,6 +122,7 @@ impl Letters {
         loop {
             let piece = match self.jobs.next_piece(id, paid) {
                 Ok(piece) => piece,
+                Err(Next::Finished) if self.comes_back(id, group) => return Next::Wait(BACK),
                 Err(next) => return next,
             };
             let keys = self.entries_of_piece(group, piece, most + 1);
@@ -130,12 +134,17 @@ impl Letters {
     }
 
     /// Gives entries to the group (rule RD-4).
-    async fn give(
+    pub(super) async fn give(
         &self,
         id: JobId,
         group: &Arc<dyn GroupHandle>,
         given: Vec<(EntryKey, Piece)>,
     ) -> Result<(), LetterError> {
+        // A pause that came first has taken them back.
+        let _acting = self.acting(id.group).await;
+        if !self.jobs.runs(id) {
+            return Ok(());
+        }
         let redrive = |entries: Vec<EntryKey>| {
             let act = Act {
                 actor: "broker".into(),
@@ -336,9 +345,6 @@ impl super::Jobs {
         let (group, keys) = {
             let inner = self.inner.lock();
             let Some(job) = inner.jobs.get(&id) else { return };
-            if matches!(job.stored.request.target, RedriveTarget::Topic(_)) {
-                return;
-            }
             (job.group.upgrade(), job.in_flight.keys().copied().collect::<Vec<_>>())
         };
         let Some(group) = group else { return };

@@ -291,6 +291,29 @@ fn rd_3_a_crash_at_every_write_of_a_move_doubles_and_loses_nothing() {
 }
 
 #[test]
+fn rd_3_what_comes_back_into_its_own_topic_is_given_to_the_group_and_not_appended_without_end() {
+    runtime().block_on(async {
+        let world = World::new().await;
+        let source = Arc::clone(&world.logs.source.lock());
+        world.logs.targets.lock().insert("orders".into(), vec![Arc::clone(&source)]);
+        let before = source.records().len();
+        let target = RedriveTarget::Topic(None);
+        let job = world.start(RedriveRequest { target, ..request(all()) }).await.expect("they are open");
+        // The first of what is appended is read and parked before the last of its key is closed.
+        world.group.open(key(12), lane(Some(b"k0"), at(12)), 0, 20_000);
+        world.settle().await;
+        let appended: Vec<_> = source.records()[before..].iter().map(|(_, record)| record.value.clone()).collect();
+        assert_eq!(appended.len(), 9, "each once: {appended:?}");
+        assert!((0..9).all(|offset| world.group.entry(key(offset)).state == EntryState::Moved));
+        assert_eq!((world.given(), world.job(job.id).state), (vec![12], JobState::Running));
+        world.resolve(12);
+        world.settle().await;
+        let done = world.job(job.id);
+        assert_eq!((done.state, done.resolved, done.selected), (JobState::Done, 10, 10));
+    });
+}
+
+#[test]
 fn of_8_jobs_end_with_their_group_and_lose_what_is_of_a_topic_that_goes() {
     runtime().block_on(async {
         let world = World::new().await;
