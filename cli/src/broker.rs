@@ -66,7 +66,7 @@ impl Run {
             }
         });
         if let Some(file) = &self.ready_file {
-            remove_if_there(file)?;
+            remove_if_own(file)?;
         }
         // A blocking stop that was given up must not be waited for.
         runtime.shutdown_background();
@@ -164,6 +164,13 @@ fn write_ready_file(file: &Path, url: &str) -> Outcome {
     fs::rename(&beside, file).map_err(|error| Failure::file("write", file, &error))
 }
 
+/// Removes the file if this process wrote it: a broker that stops late leaves that of the next one alone.
+fn remove_if_own(file: &Path) -> Outcome {
+    let written: Option<serde_json::Value> = fs::read(file).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let other = written.is_some_and(|ready| ready["pid"].as_u64() != Some(u64::from(std::process::id())));
+    if other { Ok(()) } else { remove_if_there(file) }
+}
+
 fn remove_if_there(file: &Path) -> Outcome {
     match fs::remove_file(file) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Failure::file("remove", file, &error)),
@@ -184,7 +191,17 @@ mod tests {
         assert_eq!(ready["url"], "http://127.0.0.1:1");
         assert_eq!(ready["pid"], std::process::id());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        remove_if_there(&file).unwrap();
-        remove_if_there(&file).unwrap();
+        remove_if_own(&file).unwrap();
+        remove_if_own(&file).unwrap();
+        assert!(!file.exists());
+    }
+
+    #[test]
+    fn s_5_a_broker_that_stops_late_leaves_the_ready_file_of_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ready.json");
+        fs::write(&file, r#"{"url":"http://127.0.0.1:1","pid":1}"#).unwrap();
+        remove_if_own(&file).unwrap();
+        assert!(file.exists());
     }
 }
