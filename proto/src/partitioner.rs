@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slots_of_one_partition_are_used_evenly() {
+    fn ko_10_the_4096_slots_of_one_partition_are_used_evenly() {
         let mut used = vec![0_u32; KEY_SLOTS as usize];
         let keys = (0..400_000_u32).map(|number| format!("invoice-{number}"));
         for key in keys.filter(|key| partition_of(key.as_bytes(), 8) == 3) {
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_of_version_1_never_change() {
+    fn ko_10_slots_of_version_1_never_change() {
         assert_eq!(slot_of(b""), 2342);
         assert_eq!(slot_of(b"invoice-1"), 1850);
         assert_eq!(slot_of_offset(0x0102), slot_of(&[2, 1, 0, 0, 0, 0, 0, 0]));

@@ -18,10 +18,10 @@ use sawlog_client::{
 use sawlog_testing::TestBroker;
 use tokio::sync::mpsc;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A topic with records `0..count`, whose keys are `k0` to `k(keys-1)` in turn.
-async fn topic(client: &Client, name: &str, partitions: u32, keys: u32, count: u32) {
+pub(crate) async fn topic(client: &Client, name: &str, partitions: u32, keys: u32, count: u32) {
     client.admin().create_topic(NewTopic::new(name).partitions(partitions)).await.unwrap();
     produce(client, name, keys, 0..count).await;
 }
@@ -35,17 +35,17 @@ async fn produce(client: &Client, name: &str, keys: u32, numbers: std::ops::Rang
     producer.close().await.unwrap();
 }
 
-fn config(topic: &str, mode: GroupMode) -> GroupConfig {
+pub(crate) fn config(topic: &str, mode: GroupMode) -> GroupConfig {
     let backoff = Some(Backoff::List(vec![1]));
     let retry = RetryPolicy { max_attempts: Some(3), backoff, jitter_percent: Some(0), ..RetryPolicy::default() };
     GroupConfig::topics([topic]).mode(mode).retry(retry)
 }
 
-fn number(record: &ConsumedRecord) -> u32 {
+pub(crate) fn number(record: &ConsumedRecord) -> u32 {
     record.decode::<Json<u32>>().unwrap()
 }
 
-async fn in_time<T>(what: impl Future<Output = T>) -> T {
+pub(crate) async fn in_time<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it comes in time")
 }
 
@@ -78,7 +78,7 @@ async fn run(client: &Client, group: &str, config: GroupConfig, count: usize) ->
     numbers
 }
 
-async fn lag(client: &Client, group: &str) -> u64 {
+pub(crate) async fn lag(client: &Client, group: &str) -> u64 {
     client.groups().lag(group, &[]).await.unwrap().lag_records
 }
 

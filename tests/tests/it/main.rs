@@ -7,6 +7,7 @@ mod durability;
 mod errors;
 mod event_ids;
 mod group_chaos;
+mod group_rules;
 mod groups;
 mod hostile;
 mod hostile_groups;

@@ -59,6 +59,27 @@ fn fc_2_a_record_larger_than_the_byte_credit_goes_alone_and_is_not_overtaken_for
 }
 
 #[test]
+fn ko_2_a_record_waits_until_all_before_it_of_its_key_are_settled() {
+    let mut rig = Rig::new(Mode::Keyed, 1);
+    rig.join(1, 100);
+    rig.append(log(), &[1, 1, 2, 1]);
+    assert_eq!(rig.offsets(1), [0, 2]);
+    rig.ack(1, log(), &[2]);
+    rig.nack(1, log(), &[0], NackKind::Retry);
+    assert!(rig.offsets(1).is_empty(), "the key waits for its try, with all that is behind it");
+    let mut tries = Vec::new();
+    while tries.is_empty() {
+        rig.pass_alive(500, &[1]);
+        tries = rig.offsets(1);
+    }
+    assert_eq!(tries, [0]);
+    for (done, next) in [(0, &[1][..]), (1, &[3]), (3, &[])] {
+        rig.ack(1, log(), &[done]);
+        assert_eq!(rig.offsets(1), next);
+    }
+}
+
+#[test]
 fn ko_9_lanes_take_turns_and_partitions_too() {
     let mut rig = Rig::new(Mode::Keyed, 2);
     rig.join(1, 2);

@@ -172,7 +172,7 @@ fn re_5_records_in_flight_stay_leased_and_are_not_delivered_again() {
 }
 
 #[test]
-fn ak_12_a_cut_drops_everything_at_or_above_it_and_gives_units_a_new_epoch() {
+fn ak_12_and_g7_a_cut_drops_everything_at_or_above_it_and_gives_units_a_new_epoch() {
     let mut rig = Rig::with(config(), 1);
     rig.join(1, 100);
     rig.append(s(), &[1, 2, 3, 4, 5, 6]);

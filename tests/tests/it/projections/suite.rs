@@ -26,7 +26,7 @@ macro_rules! all {
             rm_3_a_program_that_ends_in_order_goes_on_where_it_was
             rm_4_many_records_are_one_transaction_and_a_failure_splits_it
             rm_6_killed_between_each_two_steps_nothing_is_lost_or_done_twice
-            rm_6_a_poison_record_parks_its_key_and_redriven_it_is_applied_once
+            rm_6_and_rm_7_a_poison_record_parks_its_key_and_redriven_it_is_applied_once
             rm_6_a_program_may_stop_at_a_poison_record_instead
             rm_6_a_database_whose_tables_do_not_fit_ends_the_program
             rm_6_a_lock_on_the_model_stalls_and_is_no_failure_of_a_record
@@ -178,7 +178,7 @@ pub(super) async fn rm_6_killed_between_each_two_steps_nothing_is_lost_or_done_t
     }
 }
 
-pub(super) async fn rm_6_a_poison_record_parks_its_key_and_redriven_it_is_applied_once<M: Model>(
+pub(super) async fn rm_6_and_rm_7_a_poison_record_parks_its_key_and_redriven_it_is_applied_once<M: Model>(
     broker: &TestBroker,
     model: M,
     deeds: Deeds,
