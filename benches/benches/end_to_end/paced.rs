@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sawlog_benches::load::client::{LatencyLoad, create_topic};
 use sawlog_benches::load::groups::fill;
-use sawlog_benches::load::paced::{PacedReplay, produce_latency};
+use sawlog_benches::load::paced::{PacedReplay, ReplayBeside, produce_latency};
 use sawlog_benches::report::{Row, Target};
 use sawlog_benches::stats::{Latencies, Samples};
 use sawlog_client::AckLevel;
@@ -104,9 +104,10 @@ fn once(
     };
     let measured: Result<_, Box<dyn Error>> = bench.runtime.block_on(async {
         create_topic(&client, &topic, 1, false, level).await?;
-        let live = produce_latency(url, &load);
-        let Some((history, rate)) = replay else { return Ok((live.await?, None)) };
-        let (replayed, latencies) = PacedReplay::start(url, history, Some(rate)).await?.beside(live).await?;
+        let Some((history, rate)) = replay else { return Ok((produce_latency(url, &load).await?, None)) };
+        let beside = ReplayBeside::start(url, history, rate).await?;
+        let latencies = produce_latency(url, &load).await?;
+        let replayed = beside.stop().await?;
         let replayed = replayed.ok_or("the replay ended before the producers: it needs a longer history")?;
         Ok((latencies, Some(replayed.rate())))
     });

@@ -8,7 +8,7 @@ use sawlog_client::groups::{GroupConfig, GroupMode};
 use sawlog_client::producer::{Receipt, RecordRef, TrySendError};
 use sawlog_client::replays::{NewReplay, Replay, ReplayInto, ReplayRate};
 use sawlog_client::{Client, Error};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::client::{LatencyLoad, Throughput};
 use super::groups::join;
@@ -113,30 +113,67 @@ impl PacedReplay {
         Ok(done)
     }
 
-    /// Takes what comes while `beside` runs, then cancels the replay. Answers what came and what `beside` says; without
-    /// the former if the replay ended first.
-    ///
-    /// # Errors
-    /// The session cannot go on, or `beside` fails.
-    pub async fn beside<T>(
-        mut self,
-        beside: impl Future<Output = Result<T, Error>>,
-    ) -> Result<(Option<Throughput>, T), Error> {
-        let mut beside = std::pin::pin!(beside);
+    /// Takes what comes until told to stop, then cancels the replay. Answers what came; nothing if the replay ended first.
+    async fn until(mut self, mut stop: oneshot::Receiver<()>) -> Result<Option<Throughput>, Error> {
         let clock = Stopwatch::start();
         let mut done = Throughput::default();
-        let said = loop {
+        loop {
             tokio::select! {
-                said = &mut beside => break said?,
+                // A sender that is gone says the same.
+                _ = &mut stop => break,
                 taken = self.take() => match taken? {
                     Some(records) => done.records += records,
-                    None => return Ok((None, beside.await?)),
+                    None => return Ok(None),
                 },
             }
-        };
+        }
         done.seconds = clock.seconds();
         self.client.replays().cancel(&self.replay.replay_id).await?;
         self.consumer.shutdown(PATIENCE).await?;
-        Ok((Some(done), said))
+        Ok(Some(done))
+    }
+}
+
+/// A replay whose member has a thread and a runtime of its own, as it would have a process of its own: what it does with
+/// records delays no other client's work but by the processor time that it takes.
+#[derive(Debug)]
+pub struct ReplayBeside {
+    stop: oneshot::Sender<()>,
+    thread: std::thread::JoinHandle<Result<Option<Throughput>, Error>>,
+}
+
+impl ReplayBeside {
+    /// As [`PacedReplay::start`].
+    ///
+    /// # Errors
+    /// As [`PacedReplay::start`].
+    pub async fn start(url: &str, topic: &str, rate: u64) -> Result<Self, Error> {
+        let (url, topic) = (url.to_owned(), topic.to_owned());
+        let (stop, stopped) = oneshot::channel();
+        let (begun, begins) = oneshot::channel();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let replay = PacedReplay::start(&url, &topic, Some(rate)).await?;
+                // Nobody waits any more: it is stopped at once.
+                let _ = begun.send(());
+                replay.until(stopped).await
+            })
+        });
+        if begins.await.is_err() {
+            let failed = thread.join().expect("the replay does not panic");
+            return Err(failed.expect_err("it ended before it began"));
+        }
+        Ok(Self { stop, thread })
+    }
+
+    /// Stops it. Answers what came; nothing if the replay ended before.
+    ///
+    /// # Errors
+    /// Its session could not go on.
+    pub async fn stop(self) -> Result<Option<Throughput>, Error> {
+        drop(self.stop);
+        let joined = tokio::task::spawn_blocking(|| self.thread.join().expect("the replay does not panic"));
+        joined.await.expect("it is not aborted")
     }
 }
