@@ -45,7 +45,7 @@ generate(ARGUMENTS.protos, ARGUMENTS.build)
 from google.rpc import error_details_pb2  # noqa: E402
 from grpc_status import rpc_status  # noqa: E402
 from sawlog.v1 import consume_pb2, dead_letter_pb2, dead_letter_pb2_grpc, group_pb2, group_pb2_grpc  # noqa: E402
-from sawlog.v1 import produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc, replay_pb2  # noqa: E402
+from sawlog.v1 import produce_pb2, produce_pb2_grpc, read_pb2, read_pb2_grpc, replay_pb2, replay_pb2_grpc  # noqa: E402
 from sawlog.v1 import topic_pb2, topic_pb2_grpc, types_pb2  # noqa: E402
 
 from client import Client, Consumer  # noqa: E402
@@ -290,11 +290,12 @@ def check_replay(channel: grpc.Channel, broker: Broker, topic: str, found: list)
     client, group, seen = Client(channel), f"{topic}-replay", []
     replay = client.replay(topic, group, rate=replay_pb2.ReplayRate(records_per_second=1000), note="check")
     expect((replay.records, replay.left), (len(found), len(found)), "what a replay will deliver")
-    with client.consumer(group, replay=replay.replay_id) as consumer:
+    with Consumer(channel, group, replay=replay.replay_id) as consumer:
         consumer.run(lambda delivery: seen.append((delivery.partition, delivery.offset, delivery.record.key, delivery.replay)))
     in_order([record[:3] for record in seen], [(partition, offset, key) for partition, offset, key, *_ in found], "records replayed")
     expect({record[3] for record in seen}, {True}, "the mark of a replay")
-    ended = client.replayed(replay.replay_id)
+    request = replay_pb2.GetReplayRequest(replay_id=replay.replay_id)
+    ended = replay_pb2_grpc.ReplayServiceStub(channel).GetReplay(request, timeout=DEADLINE_S).replay
     expect((ended.state, ended.done, ended.left), (replay_pb2.REPLAY_STATE_DONE, len(found), 0), "the end of the replay")
     refused(lambda: client.replay(topic, group), grpc.StatusCode.ALREADY_EXISTS, "GROUP_EXISTS")
     broker.groups.DeleteGroup(group_pb2.DeleteGroupRequest(name=group), timeout=DEADLINE_S)

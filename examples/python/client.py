@@ -1,22 +1,22 @@
 """A small client of sawlog: produce, read again from anywhere, consume as a member of a group, replay into a group.
 
-    client = Client(channel)
-    client.produce("orders", [("order-7", b"one teapot")])
-    with client.consumer("billing") as consumer:
+    Client(channel).produce("orders", [("order-7", b"one teapot")])
+    with Consumer(channel, "billing") as consumer:
         consumer.run(handle)
-    replay = client.replay("orders", "audit")
-    with client.consumer("audit", replay=replay.replay_id) as consumer:
+    with Consumer(channel, "audit", replay=Client(channel).replay("orders", "audit").replay_id) as consumer:
         consumer.run(handle)  # returns once the replay has ended
 
 `handle(delivery)` returns when the record is done. What it raises is a failure: the broker tries the record again after
-the group's delay, holds later records of its key back meanwhile, and moves it to the dead letters when the tries are
-spent. An exception with the attribute `retry_after` (seconds) asks for another delay, `Dead` for no further try.
+the group's delay, holds later ones of its key back, and moves it to the dead letters once its tries are spent. An
+exception with `retry_after` (seconds) asks for another delay, `Dead` for no further try.
 """
+import itertools
 import queue
 import threading
 import traceback
 import uuid
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from sawlog.v1 import consume_pb2 as pb
@@ -32,23 +32,20 @@ class Client:
     """Produces with a number in each request, so that one that is repeated after a cut is appended once."""
 
     def __init__(self, channel) -> None:
-        self._channel, self._producer, self._number = channel, None, 0
         self._produce, self._read = produce_pb2_grpc.ProduceServiceStub(channel), read_pb2_grpc.ReadServiceStub(channel)
         self._replays = replay_pb2_grpc.ReplayServiceStub(channel)
+        own = self._produce.InitProducer(produce_pb2.InitProducerRequest(name=f"python-{uuid.uuid4()}"), timeout=30)
+        self._producer = produce_pb2.ProducerRequest(producer_id=own.producer_id, producer_epoch=own.producer_epoch)
 
     def produce(self, topic: str, records, timeout: float = 30) -> list[tuple[int, int]]:
         """Appends (key, value) pairs; returns partition and offset of each once all are durable."""
-        name = produce_pb2.InitProducerRequest(name=f"python-{uuid.uuid4()}")
-        own = self._producer = self._producer or self._produce.InitProducer(name, timeout=timeout)
-        numbers = {"producer_id": own.producer_id, "producer_epoch": own.producer_epoch, "request_number": self._number}
-        self._number += 1
-        request = produce_pb2.ProduceRequest(topic=topic, producer=produce_pb2.ProducerRequest(**numbers))
+        request = produce_pb2.ProduceRequest(topic=topic, producer=self._producer)
+        self._producer.request_number += 1
         for key, value in records:
-            request.records.records.add().record.CopyFrom(Record(key=key.encode(), value=value))
+            request.records.records.add(record=Record(key=key.encode(), value=value))
         answer = self._produce.Produce(request, timeout=timeout)
-        for part in answer.parts:
-            if part.HasField("failure"):
-                raise Refused(part.failure.message)
+        if failures := [part.failure.message for part in answer.parts if part.HasField("failure")]:
+            raise Refused(*failures)
         return [(record.partition, record.offset) for record in answer.records]
 
     def read(self, topic: str, **more):
@@ -63,13 +60,6 @@ class Client:
         request = replay_pb2.StartReplayRequest(topics=[topic], target=target, **more)
         return self._replays.StartReplay(request, timeout=30).replay
 
-    def replayed(self, replay_id: str) -> replay_pb2.Replay:
-        """How far a replay has come."""
-        return self._replays.GetReplay(replay_pb2.GetReplayRequest(replay_id=replay_id), timeout=30).replay
-
-    def consumer(self, group: str, **more) -> "Consumer":
-        return Consumer(self._channel, group, **more)
-
 
 class Delivery(NamedTuple):
     """A record, what is told of it (`replay`: it is part of one), and what its acknowledgement needs."""
@@ -82,21 +72,18 @@ class Delivery(NamedTuple):
     work: pb.Work
 
 
-class Consumer:
+class Consumer(AbstractContextManager):
     """One session of one member; with `replay` its deliveries end with that replay."""
 
-    def __init__(self, channel, group: str, *, replay: str = "", credit: int = 64, credit_bytes: int = 8 << 20) -> None:
+    def __init__(self, channel, group: str, *, replay: str = "", credit: int = 64) -> None:
         self._asked, self._deliveries, self._replay = queue.Queue(), queue.Queue(), replay
-        self._results, self._partitions, self._sequence, self._lock = {}, {}, 0, threading.Lock()
-        credits = pb.Credit(records=credit, bytes=credit_bytes)
+        self._results, self._partitions, self._sequence = {}, {}, itertools.count(1)
+        credits = pb.Credit(records=credit, bytes=8 << 20)
         join = pb.Join(group=group, member_id=str(uuid.uuid4()), client_id="python", credit=credits)
         self._asked.put(pb.ConsumeRequest(join=join))
         self._stream = consume_pb2_grpc.ConsumeServiceStub(channel).Consume(self._frames())
         self._reader = threading.Thread(target=self._receive, daemon=True)
         self._reader.start()
-
-    def __enter__(self) -> "Consumer":
-        return self
 
     def __exit__(self, *_) -> None:
         """Lets the units go, and waits until what was acknowledged is durable."""
@@ -116,10 +103,9 @@ class Consumer:
         for delivery in self:
             try:
                 handle(delivery)
+                self.ack(delivery)
             except Exception as error:  # noqa: BLE001: whatever the handler raises is a failure of the record
                 self.nack(delivery, error)
-            else:
-                self.ack(delivery)
             if until():
                 return
 
@@ -131,16 +117,15 @@ class Consumer:
         """The record is not done."""
         stack = "".join(traceback.format_tb(error.__traceback__))
         told = pb.HandlerError(message=str(error), stack=stack, **{"class": type(error).__name__})
-        nack = pb.Nack(work=[delivery.work], error=told, kind=pb.NACK_KIND_DEAD if isinstance(error, Dead) else pb.NACK_KIND_RETRY)
-        if (seconds := getattr(error, "retry_after", None)) is not None:
-            nack.retry_after_ms = int(seconds * 1000)
+        kind = pb.NACK_KIND_DEAD if isinstance(error, Dead) else pb.NACK_KIND_RETRY
+        after = getattr(error, "retry_after", None)
+        nack = pb.Nack(work=[delivery.work], error=told, kind=kind, retry_after_ms=after and int(after * 1000))
         return self._verb("nack", nack)
 
     def _verb(self, name: str, verb) -> Future:
-        with self._lock:
-            self._sequence = verb.sequence = self._sequence + 1
-            done = self._results[verb.sequence] = Future()
-            self._asked.put(pb.ConsumeRequest(**{name: verb}))
+        verb.sequence = next(self._sequence)
+        done = self._results[verb.sequence] = Future()
+        self._asked.put(pb.ConsumeRequest(**{name: verb}))
         return done
 
     def _frames(self):
@@ -179,16 +164,15 @@ class Consumer:
                 work.entries.add(dlq_id=got.entry.dlq_id)
             else:
                 work.offsets.add(**{"from": got.offset})
-            place = self._partitions[frame.source_id]
-            self._deliveries.put(Delivery(place, got.offset, got.record, got.attempt, got.replay, work))
+            partition = self._partitions[frame.source_id]
+            self._deliveries.put(Delivery(partition, got.offset, got.record, got.attempt, got.replay, work))
 
     def _on_replay_done(self, ended: pb.ReplayDone) -> None:
         if ended.replay_id == self._replay and not ended.HasField("source_id"):
             self._deliveries.put(None)
 
     def _on_ack_result(self, result: pb.AckResult) -> None:
-        with self._lock:
-            done = self._results.pop(result.sequence)
+        done = self._results.pop(result.sequence)
         odd = [one.outcome for one in result.results if one.outcome != pb.WORK_OUTCOME_ALREADY_SETTLED]
         if odd or result.HasField("failure"):
             done.set_exception(Refused(result.failure.message or ", ".join(map(pb.WorkOutcome.Name, odd))))
