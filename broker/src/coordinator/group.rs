@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use super::counters::Counters;
 use super::delivery::cache::Cache;
 use super::delivery::fetch;
-use super::delivery::pace::Pace;
+use super::delivery::pace::{CurrentPace, Pace};
 use super::outbox::Outbox;
 use super::replay_views::ReplayId;
 use super::shared::Shared;
@@ -48,7 +48,7 @@ pub(super) struct Group {
     inner: Mutex<Inner>,
     cache: Cache,
     /// The pace of its open replay.
-    pace: Mutex<Option<Arc<Pace>>>,
+    pace: CurrentPace,
     pub(super) waiters: Waiters,
     counters: Counters,
     /// When the timers look at the group next, by the monotonic clock in milliseconds.
@@ -107,7 +107,7 @@ impl Group {
         Arc::new_cyclic(|own| Self {
             id,
             cache: Cache::new(Arc::clone(&shared.cache_budget)),
-            pace: Mutex::default(),
+            pace: CurrentPace::default(),
             shared: Arc::clone(shared),
             own: own.clone(),
             inner: Mutex::new(inner),
@@ -139,15 +139,12 @@ impl Group {
 
     /// The pace of the open replay.
     pub(super) fn pace(&self) -> Option<Arc<Pace>> {
-        self.pace.lock().clone()
+        self.pace.get()
     }
 
     /// The open replay has another pace from now on.
     pub(super) fn set_pace(&self, pace: Option<Pace>) {
-        let before = std::mem::replace(&mut *self.pace.lock(), pace.map(Arc::new));
-        if let Some(before) = before {
-            before.end();
-        }
+        self.pace.set(pace);
     }
 
     pub(super) fn config(&self) -> Arc<GroupConfig> {

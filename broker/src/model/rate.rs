@@ -20,6 +20,27 @@ impl TokenBucket {
         Self { per_second: per_second.max(1), paid_until: now.saturating_sub(BURST) }
     }
 
+    /// A bucket of `per_second` units a second, at least 1, with nothing saved up at `now`.
+    pub fn empty(per_second: u64, now: Duration) -> Self {
+        Self { per_second: per_second.max(1), paid_until: now }
+    }
+
+    /// The same at another rate from `now` on: nothing is saved up by the change, and what is not paid for yet stays owed.
+    /// No longer than it was; of more than a burst only as long as it takes at the new rate, which may be far greater.
+    pub fn at_rate(&self, per_second: u64, now: Duration) -> Self {
+        let mut bucket = Self::empty(per_second, now);
+        let owed = self.wait(now);
+        let anew = owed.as_nanos().saturating_mul(u128::from(self.per_second)) / u128::from(bucket.per_second);
+        let anew = Duration::from_nanos(u64::try_from(anew).unwrap_or(u64::MAX));
+        bucket.paid_until = now.saturating_add(owed.min(anew.max(BURST)));
+        bucket
+    }
+
+    /// Units a second.
+    pub fn per_second(&self) -> u64 {
+        self.per_second
+    }
+
     /// Spends `units` at `now`; returns how long to wait before the next are spent.
     pub fn spend(&mut self, units: u64, now: Duration) -> Duration {
         let start = self.paid_until.max(now.saturating_sub(BURST));
@@ -73,6 +94,19 @@ mod tests {
         assert_eq!(bucket.spend(bucket.burst_units(), now), Duration::ZERO);
         assert_eq!(bucket.spend(10, now), ms(10));
         assert_eq!(bucket.wait(now + ms(4)), ms(6));
+    }
+
+    #[test]
+    fn a_change_of_rate_saves_nothing_up_and_forgives_nothing() {
+        let mut bucket = TokenBucket::new(1_000, ms(0));
+        assert_eq!(bucket.at_rate(500, ms(9_000)).spend(1, ms(9_000)), ms(2), "nothing is saved up");
+        bucket.spend(1_000, ms(0));
+        assert_eq!(bucket.wait(ms(0)), ms(1_000));
+        assert_eq!(bucket.at_rate(2_000, ms(0)).wait(ms(0)), ms(500), "1,000 units at the new rate");
+        assert_eq!(bucket.at_rate(10, ms(0)).wait(ms(0)), ms(1_000), "no longer than it was");
+        assert_eq!(bucket.at_rate(1_000_000, ms(0)).wait(ms(0)), BURST, "a burst is paid for as it was let through");
+        assert_eq!(bucket.at_rate(1_000_000, ms(940)).wait(ms(940)), ms(60));
+        assert_eq!(bucket.at_rate(2_000, ms(1_000)).wait(ms(1_000)), ms(0), "it is paid");
     }
 
     #[test]

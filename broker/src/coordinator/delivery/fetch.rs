@@ -111,7 +111,7 @@ async fn paced_turn(
                 return Turn::Again;
             }
             let fetched = look(group, fetch, run, log.high_watermark(), Some(pace));
-            let fetched = pace.admit(fetch.source, fetched, fetch.look, now());
+            let Some(fetched) = pace.admit(fetch.source, fetched, fetch.look, now()) else { return Turn::Again };
             hand_over(group, number, fetched).await;
             Turn::Told
         }

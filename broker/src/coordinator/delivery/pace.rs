@@ -3,9 +3,10 @@
 //! Owns: the rate, what was spent of it, the replay's filter, how far it was when the pace began. Must not know: who
 //! gets the records.
 //!
-//! Invariants: over time no more is handed to the machine than the rate lets, whatever the sizes of batches; a range is
-//! never handed over beyond its end.
+//! Invariants: over time no more is handed to the machine than the rate lets, whatever the sizes of batches and however
+//! often the rate changes; a range is never handed over beyond its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -37,11 +38,36 @@ pub(in crate::coordinator) struct Pace {
     over: Notify,
 }
 
+/// The pace of a group's open replay, if it has one.
+#[derive(Debug, Default)]
+pub(in crate::coordinator) struct CurrentPace(Mutex<Option<Arc<Pace>>>);
+
+impl CurrentPace {
+    pub(in crate::coordinator) fn get(&self) -> Option<Arc<Pace>> {
+        self.0.lock().clone()
+    }
+
+    /// Another one from now on: nobody gets hold of it before the one before has ended, and what that has spent counts.
+    pub(in crate::coordinator) fn set(&self, pace: Option<Pace>) {
+        let mut current = self.0.lock();
+        let before = current.take();
+        if let Some(before) = &before {
+            before.end();
+        }
+        *current = pace.map(|pace| match before {
+            Some(before) => Arc::new(pace.after(&before)),
+            None => Arc::new(pace),
+        });
+    }
+}
+
 #[derive(Debug)]
 struct Meter {
     rate: Rate,
     /// Bytes of log that a record takes, on the average of the last reads.
     record_bytes: u64,
+    /// Another pace has taken its place: nothing more is handed over by this one.
+    over: bool,
 }
 
 #[derive(Debug)]
@@ -71,9 +97,28 @@ impl Pace {
             ranges: replay.ranges.clone(),
             filter: replay.plan.filter.clone(),
             began: (now, left),
-            meter: Mutex::new(Meter { rate, record_bytes: FIRST_GUESS_BYTES }),
+            meter: Mutex::new(Meter { rate, record_bytes: FIRST_GUESS_BYTES, over: false }),
             over: Notify::new(),
         }
+    }
+
+    /// The same in the place of an earlier pace of its replay, which has ended: the change lets nothing through that the
+    /// rates would not have, and what the earlier one handed over is still paid for.
+    fn after(self, before: &Self) -> Self {
+        if self.number == before.number {
+            let (mut meter, was, now) = (self.meter.lock(), before.meter.lock(), self.began.0);
+            meter.record_bytes = was.record_bytes;
+            match (&mut meter.rate, &was.rate) {
+                (Rate::Records(bucket), Rate::Records(before)) | (Rate::Bytes(bucket), Rate::Bytes(before)) => {
+                    *bucket = before.at_rate(bucket.per_second(), now);
+                }
+                (Rate::Records(bucket) | Rate::Bytes(bucket), _) => {
+                    *bucket = TokenBucket::empty(bucket.per_second(), now);
+                }
+                (Rate::Unlimited | Rate::Speed { .. }, _) => {}
+            }
+        }
+        self
     }
 
     /// The number of its replay.
@@ -86,8 +131,9 @@ impl Pace {
         (self.began.0, &self.began.1)
     }
 
-    /// Another pace has taken its place: whoever waits looks again.
-    pub(in crate::coordinator) fn end(&self) {
+    /// Another pace takes its place: whoever waits, or has just read, looks again.
+    fn end(&self) {
+        self.meter.lock().over = true;
         self.over.notify_waiters();
     }
 
@@ -152,18 +198,22 @@ impl Pace {
         Ok(())
     }
 
-    /// What may be handed over of what was read, and is paid for with that; the rest is read again.
+    /// What may be handed over of what was read, and is paid for with that; the rest is read again. `None`: another pace
+    /// has taken its place meanwhile, and decides.
     pub(in crate::coordinator) fn admit(
         &self,
         source: Source,
         fetched: Fetched,
         looked: bool,
         now: Duration,
-    ) -> Fetched {
-        let Some(range) = self.range_at(source, fetched.from) else { return fetched };
+    ) -> Option<Fetched> {
+        let Some(range) = self.range_at(source, fetched.from) else { return Some(fetched) };
         let fetched = if fetched.next > range.to { fetched.up_to(range.to) } else { fetched };
         let read = fetched.next.distance_from(fetched.from);
         let mut meter = self.meter.lock();
+        if meter.over {
+            return None;
+        }
         if read > 0 && fetched.log_bytes > 0 {
             meter.record_bytes = (meter.record_bytes * 7 + fetched.log_bytes.div_ceil(read)) / 8;
         }
@@ -171,7 +221,7 @@ impl Pace {
         let (bucket, by_bytes) = match &mut meter.rate {
             Rate::Records(bucket) => (bucket, false),
             Rate::Bytes(bucket) => (bucket, true),
-            Rate::Unlimited | Rate::Speed { .. } => return fetched,
+            Rate::Unlimited | Rate::Speed { .. } => return Some(fetched),
         };
         let price = |bytes: u64| if by_bytes { bytes.max(1) } else { 1 };
         let burst = bucket.burst_units();
@@ -182,7 +232,7 @@ impl Pace {
             (fetched.from.saturating_add(count), count * price(record_bytes))
         };
         bucket.spend(spent, now);
-        if end < fetched.next { fetched.up_to(end) } else { fetched }
+        Some(if end < fetched.next { fetched.up_to(end) } else { fetched })
     }
 }
 

@@ -9,6 +9,9 @@ use crate::group::replay::{ReplayInto, ReplayPlan};
 use crate::model::{KeySlot, LaneKey, PartitionEpoch, PartitionId, TopicUuid};
 use crate::partition::Frame;
 
+/// When the paces of these tests begin.
+const BEGIN: Duration = Duration::from_secs(10);
+
 fn at(offset: u64) -> Offset {
     Offset::new(offset).expect("small")
 }
@@ -18,12 +21,16 @@ fn source() -> Source {
 }
 
 fn pace(rate: ReplayRate, to: u64) -> Pace {
+    pace_at(rate, to, BEGIN)
+}
+
+fn pace_at(rate: ReplayRate, to: u64, begin: Duration) -> Pace {
     let epoch = PartitionEpoch::ZERO;
     let range = ReplayRange { source: source(), from: at(0), to: at(to), epoch, asked: at(0), left: 0 };
     let act = Act { actor: "test".into(), time_ms: 1, note: String::new() };
     let plan = ReplayPlan { into: ReplayInto::New, filter: Filter::default(), rate, act };
     let replay = Replay { number: 1, plan, ranges: vec![range], end: None };
-    Pace::new(&replay, vec![to], 5_000, Duration::from_secs(10))
+    Pace::new(&replay, vec![to], 5_000, begin)
 }
 
 /// What a read of `count` records of 100 bytes gives; every `wanted`th is not filtered out.
@@ -51,15 +58,19 @@ fn fetched(from: u64, count: u64, wanted: u64, looked: bool) -> Fetched {
 
 /// Records handed over in so many seconds, by reads of `chunk` records.
 fn run(pace: &Pace, seconds: u64, chunk: u64, wanted: u64, looked: bool) -> u64 {
-    let (begin, mut next) = (Duration::from_secs(10), 0);
-    let mut now = begin;
-    while now < begin + Duration::from_secs(seconds) {
+    run_from(pace, (BEGIN, Duration::from_secs(seconds)), 0, chunk, wanted, looked)
+}
+
+/// The same from a time and an offset on: the next offset.
+fn run_from(pace: &Pace, time: (Duration, Duration), from: u64, chunk: u64, wanted: u64, looked: bool) -> u64 {
+    let (mut now, mut next) = (time.0, from);
+    while now < time.0 + time.1 {
         let wait = pace.wait(now);
         if !wait.is_zero() {
             now += wait;
             continue;
         }
-        let got = pace.admit(source(), fetched(next, chunk, wanted, looked), looked, now);
+        let got = pace.admit(source(), fetched(next, chunk, wanted, looked), looked, now).expect("it is the pace");
         assert!(got.next.get() > next, "it gets on");
         next = got.next.get();
         now += Duration::from_micros(200);
@@ -94,7 +105,7 @@ fn rp_4_what_the_filter_leaves_out_is_not_paid_for() {
 fn rp_5_no_range_is_handed_over_beyond_its_end() {
     for rate in [ReplayRate::Unlimited, ReplayRate::Records(1_000_000), ReplayRate::SpeedPermille(1_000)] {
         let pace = pace(rate, 30);
-        let got = pace.admit(source(), fetched(20, 100, 1, true), true, Duration::from_secs(10));
+        let got = pace.admit(source(), fetched(20, 100, 1, true), true, BEGIN).expect("it is the pace");
         assert_eq!((got.next, got.records.len()), (at(30), 10), "{rate:?}");
         assert!(!pace.covers(source(), at(30)));
     }
@@ -125,4 +136,38 @@ fn rp_4_a_speed_spaces_records_as_they_were_appended() {
     assert_eq!(pace.due(&mut run, now(4_000)), Err(Duration::from_secs(1)));
     pace.due(&mut run, now(5_000)).expect("it is due");
     assert_eq!(run.frames.len(), 1);
+}
+
+#[test]
+fn rp_4_a_changed_rate_does_not_burst_however_often_it_changes() {
+    let (second, hundredth) = (Duration::from_secs(1), Duration::from_millis(10));
+    // Idle for long, unlimited, in bytes or far slower before: the change saves nothing up.
+    let bytes = ReplayRate::Bytes(1_000_000);
+    for before in [ReplayRate::Records(1_000), ReplayRate::Unlimited, bytes, ReplayRate::Records(1)] {
+        let current = CurrentPace::default();
+        current.set(Some(pace(before, 1_000_000)));
+        let now = BEGIN + Duration::from_secs(60);
+        current.set(Some(pace_at(ReplayRate::Records(500), 1_000_000, now)));
+        let handed = run_from(&current.get().expect("set"), (now, second), 0, 5_000, 1, true);
+        assert!((450..=500).contains(&handed), "{handed} in the second after {before:?}");
+    }
+    // Changed to and fro a hundred times a second: no more than at the greater of the two rates.
+    let (mut now, mut next, current) = (BEGIN, 0, CurrentPace::default());
+    for turn in 0..1_000 {
+        let rate = ReplayRate::Records(if turn % 2 == 0 { 900 } else { 1_000 });
+        current.set(Some(pace_at(rate, 1_000_000, now)));
+        next = run_from(&current.get().expect("set"), (now, hundredth), next, 5_000, 1, true);
+        now += hundredth;
+    }
+    assert!((9_000..=10_200).contains(&next), "{next} in ten seconds");
+}
+
+#[test]
+fn rp_4_a_pace_that_was_changed_hands_nothing_over_that_it_had_just_read() {
+    let current = CurrentPace::default();
+    current.set(Some(pace(ReplayRate::Unlimited, 1_000_000)));
+    let old = current.get().expect("set");
+    current.set(None);
+    assert!(current.get().is_none());
+    assert!(old.admit(source(), fetched(0, 5_000, 1, true), true, BEGIN).is_none());
 }
