@@ -328,7 +328,8 @@ fn member_view(machine: &Machine, member: MemberId, now: crate::group::Now) -> M
                 UnitState::Assigned
             };
             let topic = state.topics.get(&source.topic).map(|topic| topic.name.clone()).unwrap_or_default();
-            UnitView { topic, unit, epoch: run.epoch, state: state_of_unit }
+            let stalled = machine.stall_of(*source).cloned();
+            UnitView { topic, unit, epoch: run.epoch, state: state_of_unit, stalled }
         })
     });
     MemberView {

@@ -134,6 +134,7 @@ impl Coordinator {
             open_entries: stand.open_entries,
             time_to_loss_ms: loss.map(|loss| loss.left_ms),
             gap: stand.live.gap,
+            stalled: stand.live.stalled,
             owner: stand.owner,
             metadata: stand.metadata,
         };
@@ -166,6 +167,7 @@ fn sample(group: &str, lag: PartitionLag) -> GroupSample {
         dead_keys: lag.dead_lanes,
         time_to_loss_ms: lag.time_to_loss_ms,
         stopped_at_gap: lag.gap.is_some(),
+        stalled_units: u64::from(lag.stalled.is_some()),
     }
 }
 

@@ -102,7 +102,7 @@ impl GroupView {
     }
 }
 
-pub use crate::group::view::{BreakerMode, BreakerView};
+pub use crate::group::view::{BreakerMode, BreakerView, Stall};
 
 /// What a deletion took along.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,8 @@ pub struct UnitView {
     pub epoch: AssignmentEpoch,
     /// State.
     pub state: UnitState,
+    /// Its reader waits (rule RM-6).
+    pub stalled: Option<Stall>,
 }
 
 /// A member at a moment.
@@ -211,6 +213,8 @@ pub struct PartitionLag {
     pub time_to_loss_ms: Option<i64>,
     /// A gap at which the group has stopped.
     pub gap: Option<(OffsetRange, GapReason)>,
+    /// Its reader waits for its database (rule RM-6).
+    pub stalled: Option<Stall>,
     /// The member that owns all of it.
     pub owner: Option<MemberId>,
     /// The client's own of the last commit (mode OFFSET).

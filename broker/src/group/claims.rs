@@ -149,6 +149,7 @@ impl Machine {
 
     /// A session is over, or begins anew on another stream: it says again what it claims, and what was not answered.
     pub(super) fn forget_claims(&mut self, member: MemberId) {
+        self.forget_stalls(member);
         for waiting in self.claims.waiting.values_mut() {
             waiting.retain(|one| one.member != member);
         }

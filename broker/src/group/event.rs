@@ -280,6 +280,8 @@ pub enum Verb {
         /// What went wrong.
         error: Option<ErrorInfo>,
     },
+    /// Mode OFFSET: a unit waits for what its reader depends on, and why; `None`: it goes on (rule RM-6).
+    Stalled(Source, AssignmentEpoch, Option<String>),
     /// It has handed over what was revoked (rule GM-5).
     Revoked {
         /// The partition.

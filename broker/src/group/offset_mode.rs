@@ -56,9 +56,18 @@ impl Machine {
         let Some(floor) = self.partition(source).map(|partition| partition.settled.floor()) else { return };
         let (pieces, lookups) = (VecDeque::new(), VecDeque::new());
         let reported = self.state.config.positions == Positions::Broker;
-        let (gap, timed) = (None, None);
-        let sent =
-            Sent { run, next: floor, pieces, lookups, gap, looked: false, first_started: false, reported, timed };
+        let sent = Sent {
+            run,
+            next: floor,
+            pieces,
+            lookups,
+            gap: None,
+            looked: false,
+            first_started: false,
+            reported,
+            timed: None,
+            stalled: None,
+        };
         self.ranges.sources.insert(source, sent);
         if let Some(work) = self.work(source) {
             work.reading.restart(floor);

@@ -81,6 +81,7 @@ impl Machine {
             verb @ (Verb::Commit { .. } | Verb::Report { .. } | Verb::DeadLetter { .. }) => {
                 self.offset_verb(member, verb, now, fx)
             }
+            Verb::Stalled(source, epoch, reason) => self.range_stalled(member, source, epoch, reason, now),
             Verb::Revoked { source, slots } => self.revoked(member, source, slots, now, fx),
             Verb::Leave => self.leave(member, now, fx),
         }

@@ -56,6 +56,15 @@ pub struct MemberLive {
     pub revoking: Vec<AssignedUnit>,
 }
 
+/// That a unit waits for what its reader depends on, such as its database (rule RM-6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// Why, as its reader said.
+    pub reason: String,
+    /// Since when, by the wall clock.
+    pub since_ms: i64,
+}
+
 /// A partition's live side.
 #[derive(Debug, Clone, Default)]
 pub struct PartitionLive {
@@ -71,6 +80,8 @@ pub struct PartitionLive {
     pub blocked_lanes: u64,
     /// A gap at which the group has stopped.
     pub gap: Option<(OffsetRange, GapReason)>,
+    /// Its reader waits (mode OFFSET).
+    pub stalled: Option<Stall>,
 }
 
 impl Machine {
@@ -109,6 +120,7 @@ impl Machine {
             held: work.held().into(),
             blocked_lanes: work.blocked().into(),
             gap: self.gaps.of(source),
+            stalled: self.stall_of(source).cloned(),
         })
     }
 

@@ -7,7 +7,7 @@ use super::{convert_config, convert_groups, ids};
 use crate::coordinator::types::Pause;
 use crate::coordinator::views::{
     AcceptedGap, BreakerMode, BreakerView, GroupLag, GroupView, MemberView, PartitionLag, PartitionReset, Processed,
-    RecoverReport, UnitState, UnitView,
+    RecoverReport, Stall, UnitState, UnitView,
 };
 use crate::group::skips::Skip;
 use crate::model::{GroupId, Offset, Source, TopicUuid};
@@ -101,6 +101,7 @@ pub(super) fn member(view: MemberView) -> v1::Member {
             UnitState::Revoking => v1::UnitState::Revoking.into(),
             UnitState::Reserved => v1::UnitState::Reserved.into(),
         },
+        stalled: unit.stalled.map(stall),
     };
     v1::Member {
         member_id: view.member.to_string(),
@@ -159,7 +160,12 @@ fn partition_lag(lag: PartitionLag) -> v1::PartitionLag {
         gap,
         member_id: lag.owner.map(|member| member.to_string()).unwrap_or_default(),
         metadata: lag.metadata,
+        stalled: lag.stalled.map(stall),
     }
+}
+
+fn stall(stall: Stall) -> v1::Stall {
+    v1::Stall { reason: stall.reason, since: Some(timestamp(stall.since_ms)) }
 }
 
 pub(super) fn resets(resets: Vec<PartitionReset>) -> Vec<v1::PartitionReset> {

@@ -194,6 +194,8 @@ pub struct GroupSample {
     pub time_to_loss_ms: Option<i64>,
     /// It waits for a gap to be accepted.
     pub stopped_at_gap: bool,
+    /// Units whose readers wait for their databases (rule RM-6).
+    pub stalled_units: u64,
 }
 
 /// A group as a whole.
@@ -259,6 +261,7 @@ impl GroupSamples {
             sum.dead_keys += one.dead_keys;
             sum.time_to_loss_ms = sum.time_to_loss_ms.into_iter().chain(one.time_to_loss_ms).min();
             sum.stopped_at_gap |= one.stopped_at_gap;
+            sum.stalled_units += one.stalled_units;
         }
         sums
     }
@@ -296,7 +299,7 @@ impl Collector for GroupCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         type Value = fn(&GroupSample) -> Option<f64>;
         type Column = (&'static str, &'static str, Option<Unit>, Value);
-        let columns: [Column; 12] = [
+        let columns: [Column; 13] = [
             ("group_floor_offset", "Lowest unsettled offset", None, |s| Some(s.floor as f64)),
             ("group_lag_records", "Records not settled", None, |s| Some(s.lag_records as f64)),
             ("group_lag", "Bytes of log from the floor on", Some(Unit::Bytes), |s| Some(s.lag_bytes as f64)),
@@ -316,6 +319,9 @@ impl Collector for GroupCollector {
             }),
             ("group_stopped_at_gap", "1 while a gap waits to be accepted", None, |s| {
                 Some(f64::from(u8::from(s.stopped_at_gap)))
+            }),
+            ("group_stalled_units", "Units whose readers wait for their databases", None, |s| {
+                Some(s.stalled_units as f64)
             }),
         ];
         let samples = self.samples.read();
@@ -378,6 +384,14 @@ mod tests {
         let samples = GroupSamples { partitions, groups: Vec::new() };
         let sums = samples.by_topic();
         assert_eq!((sums.len(), sums[0].lag_records, sums[0].lag_ms, sums[0].floor), (1, 7, 2_500, 14));
+    }
+
+    #[test]
+    fn ob_3_stalled_units_of_a_topic_are_counted() {
+        let stalled = |partition, stalled_units| GroupSample { stalled_units, ..sample(partition, 0, 0) };
+        let samples =
+            GroupSamples { partitions: vec![stalled(0, 1), stalled(1, 0), stalled(2, 1)], groups: Vec::new() };
+        assert_eq!(samples.by_topic()[0].stalled_units, 2);
     }
 
     #[test]

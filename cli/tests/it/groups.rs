@@ -1,5 +1,11 @@
 //! `consume -g`, `group` and `dlq`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use sawlog_client::Client;
+use sawlog_client::projection::{Applied, ApplyError, Claim, ClaimError, Claimed, Store, StoreError, Work};
+
 use crate::support::Broker;
 
 fn orders(broker: &Broker) {
@@ -151,4 +157,59 @@ fn rp_6_a_rebuild_is_started_shown_and_given_up() {
     broker.run(&["group", "create", "billing", "--topic", "orders"]).ended(0);
     let keyed = broker.run(&["group", "rebuild", "start", "billing", "v2"]).ended(1);
     assert!(keyed.err.contains("WRONG_MODE"), "{}", keyed.err);
+}
+
+/// A database that is never there.
+#[derive(Debug)]
+struct Away;
+
+impl Store for Away {
+    async fn open(&self, _: &Claim) -> Result<Claimed, ClaimError> {
+        Err(StoreError::unavailable("the disk of the model is full").into())
+    }
+
+    async fn apply(&self, _: Arc<Work>) -> Result<Applied, ApplyError> {
+        Err(StoreError::unavailable("the disk of the model is full").into())
+    }
+}
+
+#[test]
+fn rm_6_ob_3_a_stalled_unit_is_shown_with_its_reason() {
+    let broker = Broker::dev();
+    orders(&broker);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let client = runtime.block_on(async { Client::builder(&broker.url).connect_lazy() }).expect("a good address");
+    let projection = client.projection("revenue", Away).topics(["orders"]).create_if_missing();
+    let projection = runtime.block_on(projection.open()).expect("a new group");
+    let running = runtime.spawn(projection.run());
+    let stalled = async {
+        while client
+            .groups()
+            .lag("revenue", &[])
+            .await
+            .expect("a lag")
+            .partitions
+            .iter()
+            .any(|one| one.stalled.is_none())
+        {}
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), stalled).await }).expect("told in time");
+
+    let lag = broker.run(&["group", "lag", "revenue"]).ended(0);
+    assert_eq!(lag.out.lines().filter(|line| line.trim_end().ends_with("stalled")).count(), 2, "{}", lag.out);
+    assert!(
+        lag.err.contains("orders/1 is stalled since") && lag.err.contains("disk of the model is full"),
+        "{}",
+        lag.err
+    );
+    let lag = broker.run(&["group", "lag", "revenue", "--output", "json"]).ended(0).json();
+    assert_eq!(lag[0]["stalled"]["reason"], "the disk of the model is full");
+    assert!(lag[0]["stalled"]["since"].is_string(), "{lag:?}");
+    let shown = broker.run(&["group", "show", "revenue"]).ended(0);
+    assert!(shown.out.contains("orders/0 (stalled) orders/1 (stalled)"), "{}", shown.out);
+    assert!(shown.err.contains("disk of the model is full"), "{}", shown.err);
+    let shown = broker.run(&["group", "show", "revenue", "--output", "json"]).ended(0).json();
+    assert_eq!(shown[0]["member_list"][0]["units"][0]["stalled"]["reason"], "the disk of the model is full");
+    running.abort();
 }

@@ -27,7 +27,7 @@ pub use outcome::{AcceptedGap, PartitionReset, Processed, ProcessedState, Recove
 pub use rebuilds::{NewRebuild, Rebuild, RebuildPartition, RebuildState};
 pub use status::{
     Breaker, BreakerState, BreakerSwitch, FingerprintCount, Group, GroupStatus, Lag, Member, MemberUnit, PartitionLag,
-    Pause, PauseReason, PendingGap, Skip, UnitState,
+    Pause, PauseReason, PendingGap, Skip, Stall, UnitState,
 };
 pub(crate) use words::wire_enum;
 

@@ -259,6 +259,21 @@ wire_enum! {
     }
 }
 
+/// That a unit waits for what its reader depends on, such as the database of a projection (rule RM-6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// Why, as its reader said.
+    pub reason: String,
+    /// Since when, in milliseconds since 1970.
+    pub since_ms: i64,
+}
+
+impl Stall {
+    fn from_wire(wire: v1::Stall) -> Self {
+        Self { reason: wire.reason, since_ms: milliseconds(wire.since) }
+    }
+}
+
 /// A unit of a member: a run of key slots of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MemberUnit {
@@ -274,6 +289,8 @@ pub struct MemberUnit {
     pub assignment_epoch: u64,
     /// How it stands.
     pub state: Option<UnitState>,
+    /// If its reader waits.
+    pub stalled: Option<Stall>,
 }
 
 /// A member of a group.
@@ -314,6 +331,7 @@ impl Member {
             slot_from: unit.slot_from,
             slot_to: unit.slot_to,
             assignment_epoch: unit.assignment_epoch,
+            stalled: unit.stalled.map(Stall::from_wire),
         };
         Self {
             member_id: wire.member_id,
@@ -418,6 +436,8 @@ pub struct PartitionLag {
     pub member_id: String,
     /// Bytes committed with the position; mode offset.
     pub metadata: bytes::Bytes,
+    /// If its reader waits; mode offset.
+    pub stalled: Option<Stall>,
 }
 
 impl PartitionLag {
@@ -449,6 +469,7 @@ impl PartitionLag {
             gap,
             member_id: wire.member_id,
             metadata: wire.metadata.into(),
+            stalled: wire.stalled.map(Stall::from_wire),
         }
     }
 }

@@ -30,7 +30,7 @@ use super::store::{
     Advance, Claim, ClaimError, Claimed, Cursor, CursorKey, Probe, Step, Store, StoreError, StoreErrorKind,
 };
 use super::swap::cursor_name;
-use crate::consumer::Source;
+use crate::consumer::{Act, HandlerError, Source};
 use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
 use crate::types::signed;
@@ -101,6 +101,8 @@ pub(super) struct UnitTask<S> {
     suspect: bool,
     report: Option<oneshot::Receiver<Answer>>,
     reported: u64,
+    /// It waits for its database, and the broker was told.
+    stalled: bool,
 }
 
 impl<S: Store> UnitTask<S> {
@@ -135,6 +137,7 @@ impl<S: Store> UnitTask<S> {
             suspect,
             report: None,
             reported: 0,
+            stalled: false,
             given,
         }
     }
@@ -176,6 +179,7 @@ impl<S: Store> UnitTask<S> {
     /// Claims the cursor and says where it stands (rule RM-3).
     async fn begin(&mut self) -> Result<(), End> {
         let Claimed { cursor, is_new } = self.claim().await?;
+        self.goes_on().await?;
         self.stop_at(Step::Claimed).await;
         (self.next, self.epoch) = (cursor.next_offset, cursor.partition_epoch);
         let epoch = (!is_new).then_some(cursor.partition_epoch);
@@ -301,10 +305,13 @@ impl<S: Store> UnitTask<S> {
         self.wait(&error.to_string(), retry.next_wait(None)).await
     }
 
-    /// Waits, told as stalled.
+    /// Waits, told as stalled to this program and to the broker, until what was tried works ([`UnitTask::goes_on`]).
     async fn wait(&mut self, what: &str, wait: Duration) -> Result<(), End> {
         tracing::warn!(unit = ?self.key, what, ?wait, "stalled");
         self.board.state(UnitState::Stalled, Some(what.to_owned()));
+        self.stalled = true;
+        // Each time: what was begun meanwhile is begun no more (rule RM-8).
+        self.tell_stalled(Some(what.to_owned())).await?;
         self.release_entries().await?;
         tokio::select! {
             biased;
@@ -312,8 +319,27 @@ impl<S: Store> UnitTask<S> {
             () = self.inbox.ended() => return Err(self.closed()),
             () = tokio::time::sleep(wait) => {}
         }
-        self.board.state(UnitState::Running, None);
         Ok(())
+    }
+
+    /// A handler said something of a record: what it depends on works, unless it gives the record back for that.
+    async fn answered(&mut self, error: &HandlerError) -> Result<(), End> {
+        if matches!(error.act, Act::Release { .. }) { Ok(()) } else { self.goes_on().await }
+    }
+
+    /// What was waited for works again.
+    async fn goes_on(&mut self) -> Result<(), End> {
+        if !std::mem::take(&mut self.stalled) {
+            return Ok(());
+        }
+        tracing::info!(unit = ?self.key, "it goes on");
+        self.board.state(UnitState::Running, None);
+        self.tell_stalled(None).await
+    }
+
+    async fn tell_stalled(&self, reason: Option<String>) -> Result<(), End> {
+        let (source_id, assignment_epoch) = (self.given.source_id, self.given.assignment_epoch);
+        Ok(self.link.send(Frame::Stalled(v1::Stalled { source_id, assignment_epoch, reason })).await?)
     }
 
     fn closed(&self) -> End {

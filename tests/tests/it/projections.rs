@@ -6,4 +6,5 @@ mod postgres;
 mod rebuild;
 mod rebuild_faults;
 mod sqlite;
+mod stalls;
 mod suite;

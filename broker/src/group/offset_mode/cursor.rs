@@ -1,8 +1,8 @@
 //! Groups whose positions are cursors in their readers' databases (rules RM-3, RM-8, DL-15).
 //!
-//! Owns: what a report changes, how a record with an entry is told to a cursor. Must not know: databases.
+//! Owns: what a report changes, which readers wait, how a record with an entry is told to a cursor. Must not know: databases.
 //!
-//! Invariant: nothing of a unit is sent before its owner has reported where the cursor stands; the cursor is the truth,
+//! Invariants: nothing of a unit is sent before its owner has reported where the cursor stands; the cursor is the truth,
 //! so a report may lie before the last one.
 
 use super::super::Now;
@@ -11,6 +11,7 @@ use super::super::effect::{Effects, Mark, Refusal};
 use super::super::entry::{DeadReason, EntryKey, EntryState};
 use super::super::machine::Machine;
 use super::super::record::{ErrorInfo, GroupRecord};
+use super::super::view::Stall;
 use crate::model::{AssignmentEpoch, MemberId, Offset, PartitionEpoch, Source};
 
 /// Class of a record that its reader takes out because it was lost with it time and again (rule RM-8).
@@ -57,6 +58,36 @@ impl Machine {
             self.refresh_source(source, floor.min(next), now);
         }
         Ok(next)
+    }
+
+    /// A unit waits for what its reader depends on, or goes on. Told to people and nothing else: what waits has not begun,
+    /// so that a reader that is lost meanwhile was not lost with its record (rules RM-6, RM-8).
+    pub(in super::super) fn range_stalled(
+        &mut self,
+        member: MemberId,
+        source: Source,
+        epoch: AssignmentEpoch,
+        reason: Option<String>,
+        now: Now,
+    ) {
+        if self.owns_range(member, source, epoch).is_err() {
+            return;
+        }
+        let sent = self.ranges.sources.get_mut(&source).expect("its owner was just checked");
+        sent.first_started &= reason.is_none();
+        let since_ms = sent.stalled.as_ref().map_or(now.wall_ms, |known| known.since_ms);
+        sent.stalled = reason.map(|reason| Stall { reason, since_ms });
+    }
+
+    /// The stream of a member has ended, or another begins: it says again what waits.
+    pub(in super::super) fn forget_stalls(&mut self, member: MemberId) {
+        let own = self.ranges.sources.values_mut().filter(|sent| sent.run.member == member);
+        own.for_each(|sent| sent.stalled = None);
+    }
+
+    /// Why and since when the reader of a partition waits; `None`: it does not, or has not said so.
+    pub fn stall_of(&self, source: Source) -> Option<&Stall> {
+        self.ranges.sources.get(&source)?.stalled.as_ref()
     }
 
     /// How a record is told that has an entry in this state.

@@ -11,6 +11,7 @@ use super::super::effect::{Effects, Notice};
 use super::super::entry::EntryKind;
 use super::super::record::{ErrorInfo, OwnedRun};
 use super::super::took::Took;
+use super::super::view::Stall;
 use super::piece::Piece;
 use crate::model::{MemberId, Offset, OffsetRange, Source};
 
@@ -38,6 +39,8 @@ pub(super) struct Sent {
     pub(super) reported: bool,
     /// The end of what is timed until it is passed (rule OB-2), when its last record was appended, when it was sent.
     pub(super) timed: Option<(Offset, i64, u64)>,
+    /// Its reader waits (rule RM-6).
+    pub(super) stalled: Option<Stall>,
 }
 
 /// A record that a `DeadLetter` names.

@@ -108,6 +108,11 @@ impl Stream {
             }
             Asked::ReportProgress(progress) => self.report(progress).await,
             Asked::Swapped(swapped) => self.swapped(swapped),
+            Asked::Stalled(stalled) => {
+                let (source, epoch) = (self.source(stalled.source_id)?, AssignmentEpoch(stalled.assignment_epoch));
+                let reason = stalled.reason.map(|reason| convert_groups::cut(reason, limits::ERROR_MESSAGE_BYTES));
+                self.tell_session(Verb::Stalled(source, epoch, reason))
+            }
             Asked::Ping(ping) => {
                 self.pings.push_back(ping.nonce);
                 self.tell_session(Verb::Ping)

@@ -1,8 +1,8 @@
 //! Groups, members, lag and what calls did, as tables and as JSON.
 
 use sawlog_client::groups::{
-    AcceptedGap, Breaker, BreakerState, Group, Lag, Member, PartitionReset, Pause, PauseReason, Recovered, RetryPolicy,
-    Skip, Subscription, UnitState,
+    AcceptedGap, Breaker, BreakerState, Group, Lag, Member, MemberUnit, PartitionLag, PartitionReset, Pause,
+    PauseReason, Recovered, RetryPolicy, Skip, Stall, Subscription, UnitState,
 };
 use serde_json::{Value, json};
 
@@ -55,6 +55,16 @@ fn retry_json(retry: &RetryPolicy) -> Value {
     })
 }
 
+/// That a reader waits for its database.
+fn stall_json(stall: Option<&Stall>) -> Value {
+    stall.map_or(Value::Null, |stall| json!({ "reason": stall.reason, "since": human_time(stall.since_ms) }))
+}
+
+fn talk_of_stall(topic: &str, partition: u32, stall: &Stall) {
+    let since = human_time(stall.since_ms);
+    output::talk(&format!("{topic}/{partition} is stalled since {since}, its reader waits: {}", stall.reason));
+}
+
 fn member_json(member: &Member) -> Value {
     let units = member
         .units
@@ -63,6 +73,7 @@ fn member_json(member: &Member) -> Value {
             json!({
                 "topic": unit.topic, "partition": unit.partition, "slot_from": unit.slot_from, "slot_to": unit.slot_to,
                 "assignment_epoch": unit.assignment_epoch, "state": unit.state.map(UnitState::as_str),
+                "stalled": stall_json(unit.stalled.as_ref()),
             })
         })
         .collect::<Vec<_>>();
@@ -177,14 +188,7 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
     let mut rows = Rows::new(&["member", "name", "connected", ">in flight", "owns"]);
     for member in members {
         let name = if member.instance_id.is_empty() { &member.client_id } else { &member.instance_id };
-        let owns: Vec<_> = member
-            .units
-            .iter()
-            .map(|unit| match (unit.slot_from, unit.slot_to) {
-                (0, 4096) => format!("{}/{}", unit.topic, unit.partition),
-                (from, to) => format!("{}/{}[{from}..{to}]", unit.topic, unit.partition),
-            })
-            .collect();
+        let owns: Vec<_> = member.units.iter().map(unit_text).collect();
         rows.add([
             member.member_id.clone(),
             name.clone(),
@@ -193,7 +197,29 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
             owns.join(" "),
         ]);
     }
-    rows.print()
+    rows.print()?;
+    for unit in members.iter().flat_map(|member| &member.units) {
+        unit.stalled.iter().for_each(|stall| talk_of_stall(&unit.topic, unit.partition, stall));
+    }
+    Ok(())
+}
+
+fn unit_text(unit: &MemberUnit) -> String {
+    let slots = match (unit.slot_from, unit.slot_to) {
+        (0, 4096) => String::new(),
+        (from, to) => format!("[{from}..{to}]"),
+    };
+    let stalled = if unit.stalled.is_some() { " (stalled)" } else { "" };
+    format!("{}/{}{slots}{stalled}", unit.topic, unit.partition)
+}
+
+/// In a word: what holds a partition up.
+fn partition_state(partition: &PartitionLag) -> &'static str {
+    match (&partition.stalled, &partition.gap) {
+        (Some(_), _) => "stalled",
+        (None, Some(_)) => "at gap",
+        (None, None) => "",
+    }
 }
 
 fn skip_json(skip: &Skip) -> Value {
@@ -230,12 +256,24 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
                 "held_records": partition.held_records, "blocked_keys": partition.blocked_keys,
                 "dead_keys": partition.dead_keys, "open_entries": partition.open_entries,
                 "time_to_loss_ms": partition.time_to_loss_ms, "gap": gap, "member_id": partition.member_id,
+                "stalled": stall_json(partition.stalled.as_ref()),
             }))?;
         }
         return Ok(());
     }
-    let columns =
-        ["topic", ">partition", ">floor", ">end", ">lag", ">lag time", ">in flight", ">blocked", ">dead", ">dlq"];
+    let columns = [
+        "topic",
+        ">partition",
+        ">floor",
+        ">end",
+        ">lag",
+        ">lag time",
+        ">in flight",
+        ">blocked",
+        ">dead",
+        ">dlq",
+        "state",
+    ];
     let mut rows = Rows::new(&columns);
     for partition in &lag.partitions {
         rows.add([
@@ -249,6 +287,7 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
             partition.blocked_keys.to_string(),
             partition.dead_keys.to_string(),
             partition.open_entries.to_string(),
+            partition_state(partition).to_owned(),
         ]);
     }
     rows.print()?;
@@ -256,6 +295,9 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
     if !lag.pauses.is_empty() {
         let pauses: Vec<_> = lag.pauses.iter().map(pause_text).collect();
         output::talk(&format!("paused: {}", pauses.join(", ")));
+    }
+    for partition in &lag.partitions {
+        partition.stalled.iter().for_each(|stall| talk_of_stall(&partition.topic, partition.partition, stall));
     }
     for partition in lag.partitions.iter().filter(|partition| partition.gap.is_some()) {
         output::talk(&format!(

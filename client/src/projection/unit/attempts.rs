@@ -64,11 +64,17 @@ impl<S: Store> UnitTask<S> {
         loop {
             self.tell_started(&work).await?;
             let error = match self.apply_once(&work).await {
-                Ok(applied) => return Ok(Ok((applied, work))),
+                Ok(applied) => {
+                    self.goes_on().await?;
+                    return Ok(Ok((applied, work)));
+                }
                 Err(error) => error,
             };
             match error {
-                ApplyError::Handler { index, error } => return Ok(Err((index, *error, work))),
+                ApplyError::Handler { index, error } => {
+                    self.answered(&error).await?;
+                    return Ok(Err((index, *error, work)));
+                }
                 ApplyError::Stopped => std::future::pending().await,
                 ApplyError::Stuck => {
                     let message = format!("a handler of {} does not return; end the program", self.key.projection);
@@ -80,6 +86,7 @@ impl<S: Store> UnitTask<S> {
             // What became of it, and whether the cursor is still ours, the cursor tells.
             let cursor = self.claim().await?.cursor;
             if work.advance.to > work.advance.from && cursor.next_offset == work.advance.to {
+                self.goes_on().await?;
                 return Ok(Ok((Applied::default(), work)));
             }
             if cursor.next_offset != work.advance.from {
@@ -247,8 +254,14 @@ impl<S: Store> UnitTask<S> {
                 return Err(End::Failed(Error::protocol("a dead letter was answered as a report")));
             };
             let refused = match answer.result {
-                Some(Told::DlqId(_)) => return Ok(true),
-                Some(Told::Outcome(outcome)) if outcome == i32::from(v1::WorkOutcome::LaneLive) => return Ok(false),
+                Some(Told::DlqId(_)) => {
+                    self.goes_on().await?;
+                    return Ok(true);
+                }
+                Some(Told::Outcome(outcome)) if outcome == i32::from(v1::WorkOutcome::LaneLive) => {
+                    self.goes_on().await?;
+                    return Ok(false);
+                }
                 Some(Told::Outcome(_)) => {
                     self.inbox.ended().await;
                     return Err(self.closed());

@@ -25,13 +25,17 @@ impl<S: Store> UnitTask<S> {
         let work = Arc::new(Work::new(self.key.clone(), advance, items, self.probe()));
         match self.apply_once(&work).await {
             Ok(applied) => {
+                self.goes_on().await?;
                 self.stop_at(Step::EntryApplied).await;
                 // What was applied before counts, whatever version came now.
                 let version = applied.known.first().map_or(version, |(_, version)| *version);
                 self.board.change(|unit| unit.applied_records += u64::from(applied.known.is_empty()));
                 self.answer(&dlq_id, |sequence, work| Frame::Ack(v1::Ack { sequence, work }), Some(version)).await
             }
-            Err(ApplyError::Handler { error, .. }) => self.nack(&dlq_id, &error).await,
+            Err(ApplyError::Handler { error, .. }) => {
+                self.answered(&error).await?;
+                self.nack(&dlq_id, &error).await
+            }
             Err(ApplyError::Stopped) => std::future::pending().await,
             Err(ApplyError::Stuck) => {
                 let message = format!("a handler of {} does not return; end the program", self.key.projection);
@@ -39,14 +43,22 @@ impl<S: Store> UnitTask<S> {
             }
             Err(ApplyError::Fenced) => {
                 self.release(&dlq_id).await?;
-                let found = self.claim().await?.cursor.next_offset;
-                if found == self.next { Ok(()) } else { Err(self.moved(found)) }
+                self.still_own().await
             }
             Err(ApplyError::Store(error)) => {
                 self.release(&dlq_id).await?;
-                self.stall(error, &mut Retry::new()).await
+                self.stall(error, &mut Retry::new()).await?;
+                // It may be long until the entry comes again: whether the database is back is known before.
+                self.still_own().await
             }
         }
+    }
+
+    /// Claims the cursor once more, and finds it where it was left.
+    async fn still_own(&mut self) -> Result<(), End> {
+        let found = self.claim().await?.cursor.next_offset;
+        self.goes_on().await?;
+        if found == self.next { Ok(()) } else { Err(self.moved(found)) }
     }
 
     /// What came through entries and was not begun goes back, without a strike.

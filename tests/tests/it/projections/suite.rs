@@ -376,8 +376,12 @@ pub(super) async fn rm_6_a_lock_on_the_model_stalls_and_is_no_failure_of_a_recor
     let error = stalled(&mut running).await;
     assert!(!error.is_empty());
     assert!(running.handle.status().units().all(|unit| unit.state == UnitState::Stalled));
+    // The broker is told too (rule OB-3).
+    let told = async || client.groups().lag(GROUP, &[]).await.unwrap().partitions.remove(0).stalled;
+    in_time(async { while told().await.is_none() {} }).await;
     model.unlock(lock).await;
     decided(&client, GROUP, &positions).await;
+    assert_eq!(told().await, None, "it goes on");
     running.stop().await;
     assert_eq!(model.totals().await, totals);
     assert!((0..30).all(|offset| deeds.tries(0, offset) <= 1), "no try was spent");

@@ -210,3 +210,78 @@ fn dl_15_a_cursor_that_meets_a_resolved_record_again_gets_the_version_it_was_res
     assert_eq!(told, [(resolved(1), Some(copy)), (resolved(0), None)]);
     assert_eq!(marks[0].cycle, rig.entry(s(), 0).cycle);
 }
+
+fn stall(rig: &mut Rig, number: u8, epoch: AssignmentEpoch, reason: Option<&str>) {
+    rig.verb(number, Verb::Stalled(s(), epoch, reason.map(str::to_owned)));
+}
+
+/// Why the reader waits, as people are told.
+fn stalled(rig: &Rig) -> Option<String> {
+    rig.machine.partition_live(s()).unwrap().stalled.map(|stall| stall.reason)
+}
+
+#[test]
+fn rm_6_a_reader_that_waits_is_told_until_it_goes_on_and_nothing_of_it_is_durable() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2]);
+    report(&mut rig, 1, 0).unwrap();
+    let (epoch, journal) = (epoch(&rig, 1), rig.journal.len());
+    stall(&mut rig, 1, AssignmentEpoch(epoch.0 - 1), Some("of another owner"));
+    assert_eq!(stalled(&rig), None);
+    stall(&mut rig, 1, epoch, Some("locked"));
+    let since_ms = rig.machine.stall_of(s()).unwrap().since_ms;
+    rig.pass_alive(1_000, &[1]);
+    stall(&mut rig, 1, epoch, Some("still locked"));
+    let told = rig.machine.stall_of(s()).unwrap();
+    assert_eq!((told.reason.as_str(), told.since_ms), ("still locked", since_ms), "since the first time");
+    stall(&mut rig, 1, epoch, None);
+    assert_eq!(stalled(&rig), None);
+    stall(&mut rig, 1, epoch, Some("again"));
+    assert!(rig.machine.stall_of(s()).unwrap().since_ms > since_ms);
+    assert_eq!(rig.journal.len(), journal);
+    assert_eq!(stalled(&rig.restart(10)), None);
+}
+
+#[test]
+fn rm_6_that_a_reader_waits_is_forgotten_with_its_stream_its_session_and_its_unit() {
+    let mut rig = rig();
+    rig.append(s(), &[1, 2]);
+    report(&mut rig, 1, 0).unwrap();
+    let told = |rig: &mut Rig, number: u8| {
+        let epoch = epoch(rig, number);
+        stall(rig, number, epoch, Some("locked"));
+        assert!(stalled(rig).is_some());
+    };
+    told(&mut rig, 1);
+    rig.event(Event::StreamEnded { member: member(1), epoch: rig.epochs[&member(1)] });
+    assert_eq!(stalled(&rig), None, "the stream has ended");
+    let in_work = rig.in_work(1);
+    rig.join_as(1, 100, None, Some(in_work));
+    told(&mut rig, 1);
+    rig.join(1, 100);
+    assert_eq!(stalled(&rig), None, "another session begins");
+    told(&mut rig, 1);
+    rig.join(2, 100);
+    rig.pass_alive(11_000, &[2]);
+    assert_eq!(stalled(&rig), None, "the unit is another's");
+    let (old, epoch) = (member(1), epoch(&rig, 2));
+    assert_ne!(rig.machine.state().owners[&s()][0].member, old);
+    stall(&mut rig, 2, epoch, Some("its own"));
+    assert_eq!(stalled(&rig).as_deref(), Some("its own"));
+}
+
+#[test]
+fn rm_6_a_reader_that_is_lost_while_it_waits_for_its_database_is_no_crash_of_a_record() {
+    for waits in [true, false] {
+        let mut rig = rig();
+        rig.append(s(), &[1, 2]);
+        report(&mut rig, 1, 0).unwrap();
+        let (epoch, runs) = (epoch(&rig, 1), vec![OffsetRange { from: at(0), to: at(1) }]);
+        rig.verb(1, Verb::Started { targets: Targets { source: s(), epoch, runs, entries: vec![] } });
+        if waits {
+            stall(&mut rig, 1, epoch, Some("read-only"));
+        }
+        rig.pass(11_000);
+        assert_eq!(rig.machine.state().partitions[&s()].crashes, u32::from(!waits));
+    }
+}
