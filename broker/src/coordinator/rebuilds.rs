@@ -13,6 +13,7 @@ use super::group::Group;
 use super::positions::append_time;
 use super::rebuild_views::{RebuildId, RebuildPartitionView, RebuildState, RebuildView, StartRebuild};
 use super::replay_views::Progress;
+use super::views::Caller;
 use super::{Coordinator, GroupError};
 use crate::group::entry::EntryTable;
 use crate::group::event::Admin;
@@ -71,6 +72,21 @@ impl Coordinator {
         self.shared.rebuilds.notify_one();
         tracing::info!(group = %group.name(), version = %rebuild.version, actor = request.caller.actor, "rebuild started");
         self.rebuild(group.name().as_str())
+    }
+
+    /// Changes the rate at which a shadow reads, durably (rules RP-3, RP-6).
+    ///
+    /// # Errors
+    /// [`GroupError::NotFound`], [`GroupError::JobNotFound`] without an open rebuild.
+    pub async fn pace_rebuild(&self, name: &str, rate: ReplayRate, caller: &Caller) -> Result<RebuildView, GroupError> {
+        let group = self.find(name)?;
+        // It neither ends nor is replaced meanwhile.
+        let _swapping = self.swapping.lock().await;
+        let (rebuild, shadow) = self.open_pair(&group)?;
+        self.rebuild_call(&group, RebuildCall::Pace { number: rebuild.number, rate }).await?;
+        self.pace_shadow(&shadow, &Rebuild { rate, ..rebuild }).await;
+        tracing::info!(group = name, ?rate, actor = caller.actor, "a rebuild has another rate");
+        self.rebuild(name)
     }
 
     /// Where the shadow begins: where its group did, or where the log does by now (rules OF-1, RP-6).

@@ -79,14 +79,14 @@ impl Coordinator {
         self.rebuild(name)
     }
 
-    fn open_pair(&self, group: &Arc<Group>) -> Result<(Rebuild, Arc<Group>), GroupError> {
+    pub(super) fn open_pair(&self, group: &Arc<Group>) -> Result<(Rebuild, Arc<Group>), GroupError> {
         let none = || GroupError::JobNotFound { job: format!("open rebuild of {}", group.name()) };
         let rebuild = open_rebuild(group).ok_or_else(none)?;
         let shadow = self.map.read().by_id.get(&rebuild.shadow).cloned().ok_or_else(none)?;
         Ok((rebuild, shadow))
     }
 
-    async fn rebuild_call(&self, group: &Group, call: RebuildCall) -> Result<(), GroupError> {
+    pub(super) async fn rebuild_call(&self, group: &Group, call: RebuildCall) -> Result<(), GroupError> {
         self.admin(group, Admin::Rebuild(Box::new(call))).await
     }
 

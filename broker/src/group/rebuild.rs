@@ -16,6 +16,8 @@
 //! answer of a member, which is what the user's database says, ends a swap; a drained group gives its units to nobody; an
 //! entry of the group that the shadow meets is in the shadow's table before the record is delivered.
 
+mod followed;
+
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,7 @@ use super::record::{GroupRecord, Start};
 use super::replay::ReplayRate;
 use super::state::{Commit, GroupState};
 use crate::model::{GroupId, MemberId, Offset, PartitionEpoch, Source, VersionName};
+pub use followed::Followed;
 
 /// Rebuilds of a group that are remembered.
 pub const REBUILDS_KEPT: usize = 20;
@@ -144,6 +147,13 @@ pub enum RebuildRecord {
         /// Why the last swap did not come about.
         problem: String,
     },
+    /// The shadow reads at another rate.
+    Paced {
+        /// Its number.
+        number: u64,
+        /// The rate.
+        rate: ReplayRate,
+    },
     /// Its shadow is to go.
     Aborted {
         /// Its number.
@@ -179,6 +189,13 @@ pub enum RebuildCall {
         stage: RebuildStage,
         /// Why the last swap did not come about.
         problem: String,
+    },
+    /// The group: the shadow is to read at another rate.
+    Pace {
+        /// Its number.
+        number: u64,
+        /// The rate.
+        rate: ReplayRate,
     },
     /// The group: it ends, and its shadow is to go.
     Abort {
@@ -224,42 +241,6 @@ pub struct SwapAsk {
     pub undo: bool,
 }
 
-/// What became, in the group, of entries that are open in its shadow.
-#[derive(Debug, Clone, Default)]
-pub struct Followed {
-    /// Closed without being handled.
-    pub closed: Vec<(EntryKey, EntryState, Act)>,
-    /// Delivered again, with the copies of their versions.
-    pub redriven: Vec<(EntryKey, Vec<Offset>)>,
-}
-
-impl Followed {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.closed.is_empty() && self.redriven.is_empty()
-    }
-
-    /// What an open entry of a shadow follows of the group's: a redrive once for each cycle, and again if the last one
-    /// never came to a try.
-    pub fn note(&mut self, key: EntryKey, own: &Entry, of_group: Entry) {
-        if own.state != EntryState::Open || own.job.is_some() {
-            return;
-        }
-        match of_group.state {
-            EntryState::Discarded | EntryState::Moved | EntryState::Expired => {
-                self.closed.push((key, of_group.state, of_group.act));
-            }
-            EntryState::Open | EntryState::Resolved { .. } => {
-                let again = own.cycle > 0 && own.attempts == 0 && matches!(of_group.state, EntryState::Resolved { .. });
-                if of_group.cycle > own.cycle || again {
-                    self.redriven.push((key, of_group.versions));
-                }
-            }
-            EntryState::Spilled | EntryState::Cleared => {}
-        }
-    }
-}
-
 impl GroupState {
     /// See [`GroupRecord::Rebuild`].
     pub(super) fn replay_rebuild(&mut self, record: &RebuildRecord) -> Result<(), String> {
@@ -279,6 +260,7 @@ impl GroupState {
                 (open.stage, open.swaps) = (*stage, *swaps);
                 open.problem.clone_from(problem);
             }
+            RebuildRecord::Paced { number, rate } => self.rebuilds.open_mut(*number)?.rate = *rate,
             RebuildRecord::Aborted { number, time_ms } => {
                 self.rebuilds.open_mut(*number)?.end = Some((RebuildEnd::Aborted, *time_ms));
             }
@@ -312,6 +294,10 @@ impl Machine {
             RebuildCall::Stage { number, stage, problem } => {
                 let swaps = self.open_rebuild(number)?.swaps + u64::from(stage == RebuildStage::Draining);
                 self.commit_rebuild(RebuildRecord::Staged { number, stage, swaps, problem }, fx);
+            }
+            RebuildCall::Pace { number, rate } => {
+                self.open_rebuild(number)?;
+                self.commit_rebuild(RebuildRecord::Paced { number, rate }, fx);
             }
             RebuildCall::Abort { number } => {
                 self.open_rebuild(number)?;

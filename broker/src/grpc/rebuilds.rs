@@ -25,6 +25,15 @@ pub(super) async fn start(
     Ok(rebuild(context.coordinator().start_rebuild(start).await?))
 }
 
+/// Changes its rate.
+pub(super) async fn update(
+    context: &Arc<Context>,
+    request: &Request<v1::UpdateRebuildRequest>,
+) -> Result<v1::Rebuild, Problem> {
+    let (caller, rate) = (caller(request, "")?, rate(request.get_ref().rate.as_ref())?);
+    Ok(rebuild(context.coordinator().pace_rebuild(&request.get_ref().group, rate, &caller).await?))
+}
+
 /// Begins to swap it in.
 pub(super) async fn swap(
     context: &Arc<Context>,

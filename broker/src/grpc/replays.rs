@@ -257,6 +257,14 @@ impl ReplayService for ReplayHandler {
         self.answer(started.map(|rebuild| v1::StartRebuildResponse { rebuild: Some(rebuild) }))
     }
 
+    async fn update_rebuild(
+        &self,
+        request: Request<v1::UpdateRebuildRequest>,
+    ) -> Result<Response<v1::UpdateRebuildResponse>, Status> {
+        let updated = rebuilds::update(&self.0, &request).await;
+        self.answer(updated.map(|rebuild| v1::UpdateRebuildResponse { rebuild: Some(rebuild) }))
+    }
+
     async fn swap_rebuild(
         &self,
         request: Request<v1::SwapRebuildRequest>,

@@ -88,15 +88,30 @@ enum Verb {
 /// How fast.
 #[derive(Debug, Args)]
 pub(super) struct Pace {
-    /// Records a second, at least 1.
-    #[arg(long, value_name = "RECORDS", value_parser = clap::value_parser!(u64).range(1..), conflicts_with_all = ["rate_bytes", "speed"])]
-    rate: Option<u64>,
+    /// Records a second, at least 1, or `unlimited`.
+    #[arg(long, value_name = "RECORDS", value_parser = rate_records, conflicts_with_all = ["rate_bytes", "speed"])]
+    rate: Option<RecordRate>,
     /// Bytes a second, such as 10MiB.
     #[arg(long, value_parser = rate_bytes, value_name = "SIZE", conflicts_with = "speed")]
     rate_bytes: Option<u64>,
     /// So many times as fast as the records were appended, such as 60: an hour in a minute.
     #[arg(long, value_parser = speed, value_name = "TIMES")]
     speed: Option<f64>,
+}
+
+/// Records a second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RecordRate {
+    Unlimited,
+    Limited(u64),
+}
+
+fn rate_records(text: &str) -> Result<RecordRate, String> {
+    match text.parse() {
+        _ if text == "unlimited" => Ok(RecordRate::Unlimited),
+        Ok(records @ 1..) => Ok(RecordRate::Limited(records)),
+        _ => Err("expected at least 1 record a second, or `unlimited`".to_owned()),
+    }
 }
 
 fn rate_bytes(text: &str) -> Result<u64, String> {
@@ -116,7 +131,11 @@ fn speed(text: &str) -> Result<f64, String> {
 impl Pace {
     pub(super) fn rate(&self) -> Option<ReplayRate> {
         let speed = self.speed.map(|times| ReplayRate::SpeedPermille((times * 1_000.0).round() as u64));
-        self.rate.map(ReplayRate::Records).or(self.rate_bytes.map(ReplayRate::Bytes)).or(speed)
+        let records = match self.rate {
+            Some(RecordRate::Limited(records)) => Some(ReplayRate::Records(records)),
+            Some(RecordRate::Unlimited) | None => None,
+        };
+        records.or(self.rate_bytes.map(ReplayRate::Bytes)).or(speed)
     }
 }
 

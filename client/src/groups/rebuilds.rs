@@ -154,6 +154,15 @@ impl Groups {
         found(self.client.once(calls.start_rebuild(request)).await?.rebuild)
     }
 
+    /// Changes the rate of a rebuild that has not ended; `None`: as fast as its members take it.
+    ///
+    /// # Errors
+    /// `JOB_NOT_FOUND` without an open rebuild, `INVALID_FIELD` of a rate out of its bounds, `GROUP_NOT_FOUND`.
+    pub async fn update_rebuild(&self, group: &str, rate: Option<ReplayRate>) -> Result<Rebuild, Error> {
+        let request = v1::UpdateRebuildRequest { group: group.to_owned(), rate: rate.map(ReplayRate::to_wire) };
+        found(repeated!(self.replay_calls, update_rebuild, request)?.rebuild)
+    }
+
     /// Begins to make the new version the active one. The swap goes on by itself: [`Groups::rebuild`] says how it is.
     ///
     /// # Errors

@@ -119,6 +119,21 @@ fn rp_6_one_rebuild_at_a_time_and_a_restart_knows_it() {
 }
 
 #[test]
+fn rp_3_the_rate_of_an_open_rebuild_changes_durably_and_of_no_other() {
+    let mut rig = rig();
+    let pace = |number| RebuildCall::Pace { number, rate: ReplayRate::Records(7) };
+    assert!(matches!(call(&mut rig, pace(1)), Err(Refusal::Invalid { field: "rebuild", .. })), "there is none");
+    call(&mut rig, RebuildCall::Start(rebuild(1, "v2"))).unwrap();
+    assert!(call(&mut rig, pace(2)).is_err());
+    call(&mut rig, pace(1)).unwrap();
+    let mut rig = rig.restart(10);
+    assert_eq!(rig.machine.state().rebuilds.open().unwrap().rate, ReplayRate::Records(7));
+    call(&mut rig, RebuildCall::Abort { number: 1 }).unwrap();
+    assert!(call(&mut rig, pace(1)).is_err(), "it has ended");
+    assert_eq!(rig.machine.state().rebuilds.list[0].rate, ReplayRate::Records(7), "as it was to the end");
+}
+
+#[test]
 fn rp_6_drained_units_are_handed_over_to_nobody_until_they_are_given_again() {
     let mut rig = rig();
     rig.append(s(), &[1, 2]);

@@ -61,6 +61,16 @@ enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// Change the rate of a rebuild while it runs; also over restarts.
+    #[command(after_help = "Examples:\n  sawlog group rebuild update revenue --rate 500\n  \
+                            sawlog group rebuild update revenue --rate unlimited")]
+    #[command(group = clap::ArgGroup::new("pace").args(["rate", "rate_bytes", "speed"]).required(true))]
+    Update {
+        /// Name of the group.
+        name: String,
+        #[command(flatten)]
+        pace: Pace,
+    },
     /// Make the new version the active one; waits until it is. Exits with 5 if it did not come about.
     #[command(after_help = "Examples:\n  sawlog group rebuild swap revenue\n  \
                             sawlog group rebuild swap revenue --yes --output json")]
@@ -97,6 +107,9 @@ impl Rebuild {
             Verb::Show { name, watch: true, .. } => follow(&groups, name, common).await,
             Verb::Show { name, all: true, .. } => list(&groups.rebuilds(name).await.map_err(failed)?, common),
             Verb::Show { name, .. } => show(&groups.rebuild(name).await.map_err(failed)?, common),
+            Verb::Update { name, pace } => {
+                show(&groups.update_rebuild(name, pace.rate()).await.map_err(failed)?, common)
+            }
             Verb::Swap { name, yes } => {
                 output::confirm(&format!("the active version of {name} is retired, its workers end"), *yes)?;
                 swap(&groups, name, common).await

@@ -223,6 +223,40 @@ async fn rp_6_a_rebuild_keeps_its_rate_says_how_far_it_is_and_is_not_swapped_in_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rp_6_rp_3_the_rate_of_a_rebuild_is_changed_while_it_runs_and_survives_a_restart() {
+    let mut broker = TestBroker::start().await;
+    let (client, model) = (broker.client(), Versions::new(&broker));
+    let (old, records, _) = live(&client, &model, 1_000).await;
+    let groups = client.groups();
+    let none = groups.update_rebuild(GROUP, None).await.unwrap_err();
+    assert_eq!(none.reason(), Some(ErrorReason::JobNotFound), "{none}");
+    // A thousand records at one a second would outlast any patience.
+    let slow = NewRebuild { rate: Some(ReplayRate::Records(1)), ..NewRebuild::new("v2") };
+    groups.start_rebuild(GROUP, slow).await.unwrap();
+    let new = Running::of(member(&client, model.swapping("v2"), Some("v2"))).await;
+    in_time(groups.watch_rebuild(GROUP, LOOK, |_| {}, |rebuild| rebuild.done > 0)).await.unwrap();
+    let zero = groups.update_rebuild(GROUP, Some(ReplayRate::Records(0))).await.unwrap_err();
+    assert_eq!(zero.reason(), Some(ErrorReason::InvalidField), "{zero}");
+    let told = groups.update_rebuild(GROUP, Some(ReplayRate::Records(2))).await.unwrap();
+    assert_eq!((told.rate, told.state), (Some(ReplayRate::Records(2)), Some(RebuildState::Filling)));
+    broker.kill().await;
+    broker.restart().await;
+    let shown = groups.rebuild(GROUP).await.unwrap();
+    assert_eq!(shown.rate, Some(ReplayRate::Records(2)), "it is durable");
+    assert!(shown.left > 900, "{shown:?}");
+    assert_eq!(groups.update_rebuild(GROUP, None).await.unwrap().rate, None);
+    let ready = until(&client, RebuildState::Ready).await;
+    assert_eq!((ready.rate, ready.done), (None, 1_000));
+    assert_eq!(model.totals("totals_v2"), model_of(&records));
+    groups.abort_rebuild(GROUP).await.unwrap();
+    let over = groups.update_rebuild(GROUP, None).await.unwrap_err();
+    assert_eq!(over.reason(), Some(ErrorReason::JobNotFound), "{over}");
+    assert_eq!(new.error().await.reason(), Some(ErrorReason::GroupMismatch));
+    old.stop().await;
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rp_6_what_cannot_be_rebuilt_is_refused() {
     let broker = TestBroker::start().await;
     let (client, model) = (broker.client(), Versions::new(&broker));
