@@ -31,6 +31,7 @@ pub(super) fn group(view: &GroupView) -> v1::Group {
             breaker: Some(breaker(&view.breaker)),
             skips: view.skips.iter().map(|(source, one)| skip(view, *source, one)).collect(),
         }),
+        version_of: view.config.shadow_of.map(|_| view.name.root().to_string()).unwrap_or_default(),
     }
 }
 

@@ -149,6 +149,23 @@ fn rp_6_a_rebuild_is_started_shown_and_given_up() {
     let early = broker.run(&["group", "rebuild", "swap", "revenue", "--yes"]).ended(1);
     assert!(early.err.contains("REBUILD_NOT_READY"), "{}", early.err);
     assert!(broker.run(&["group", "rebuild", "show", "revenue"]).ended(0).out.contains("v2"));
+    let update = ["group", "rebuild", "update", "revenue"];
+    let updated = broker.run(&[&update[..], &["--rate", "5", "--output", "json"]].concat()).ended(0);
+    assert_eq!((&updated.json()[0]["rate"], &updated.json()[0]["state"]), (&"5/s".into(), &"filling".into()));
+    let updated = broker.run(&[&update[..], &["--rate", "unlimited", "--output", "json"]].concat()).ended(0);
+    assert_eq!(updated.json()[0]["rate"], "no limit");
+    for wrong in [&[][..], &["--rate", "0"], &["--rate", "5", "--speed", "2"]] {
+        broker.run(&[&update[..], wrong].concat()).ended(2);
+    }
+    // It is listed, and told apart from groups.
+    let list = broker.run(&["group", "list", "--prefix", "revenue", "--output", "json"]).ended(0).json();
+    let told: Vec<_> = list.iter().map(|group| (&group["name"], &group["version"], &group["version_of"])).collect();
+    let (none, version, of) = (serde_json::Value::Null, "v2".into(), "revenue".into());
+    assert_eq!(told, [(&of, &none, &none), (&"revenue@v2".into(), &version, &of)]);
+    let table = broker.run(&["group", "list", "--prefix", "revenue"]).ended(0).out;
+    assert!(table.to_lowercase().contains("version of"), "{table}");
+    let shown = broker.run(&["group", "show", "revenue@v2"]).ended(0).out;
+    assert!(shown.lines().any(|line| line.starts_with("version of") && line.ends_with("revenue")), "{shown}");
     broker.run(&["group", "rebuild", "abort", "revenue"]).ended(2);
     let ended = broker.run(&["group", "rebuild", "abort", "revenue", "--yes", "--output", "json"]).ended(0);
     assert_eq!(ended.json()[0]["state"], "aborted");

@@ -30,6 +30,8 @@ pub struct Group {
     pub create_time_ms: i64,
     /// How it is at present.
     pub status: GroupStatus,
+    /// The group whose read model it rebuilds, if it is no group of its own but the version of one (rule RP-6).
+    pub version_of: Option<String>,
 }
 
 impl Group {
@@ -58,6 +60,7 @@ impl Group {
             labels: wire.labels.into_iter().collect(),
             create_time_ms: milliseconds(wire.create_time),
             status: wire.status.map(GroupStatus::from_wire).unwrap_or_default(),
+            version_of: Some(wire.version_of).filter(|name| !name.is_empty()),
         }
     }
 }

@@ -95,6 +95,7 @@ fn group_json(group: &Group, members: Option<&[Member]>) -> Value {
     let mut value = json!({
         "name": group.name, "group_id": group.group_id, "revision": group.revision, "mode": group.mode().as_str(),
         "positions": config.positions.map(|positions| positions.as_str()),
+        "version": config.version, "version_of": group.version_of,
         "topics": topics, "topic_pattern": pattern, "current_topics": group.status.topics,
         "retry": config.retry.as_ref().map(retry_json),
         "lease_ms": config.lease_ms, "max_processing_ms": config.max_processing_ms,
@@ -120,10 +121,12 @@ pub(crate) fn list(groups: &[Group], common: &Common) -> Outcome {
     if common.json() {
         return groups.iter().try_for_each(|group| output::json_line(&group_json(group, None)));
     }
-    let mut rows = Rows::new(&["group", "mode", "topics", ">members", "state"]);
+    // Versions that are being rebuilt stand beside the groups that they are of.
+    let mut rows = Rows::new(&["group", "version of", "mode", "topics", ">members", "state"]);
     for group in groups {
         let members = format!("{}/{}", group.status.connected, group.status.members);
-        rows.add([group.name.clone(), group.mode().to_string(), group.subscription().join(","), members, state(group)]);
+        let (version_of, topics) = (group.version_of.clone().unwrap_or_default(), group.subscription().join(","));
+        rows.add([group.name.clone(), version_of, group.mode().to_string(), topics, members, state(group)]);
     }
     rows.print()
 }
@@ -169,6 +172,12 @@ pub(crate) fn group(group: &Group, members: Option<&[Member]>, common: &Common) 
     rows.add(["revision", &group.revision.to_string()]);
     rows.add(["mode", group.mode().as_str()]);
     rows.add(["positions", config.positions.map_or("", |positions| positions.as_str())]);
+    if let Some(version) = &config.version {
+        rows.add(["version", version]);
+    }
+    if let Some(name) = &group.version_of {
+        rows.add(["version of", name]);
+    }
     rows.add(["topics", &group.subscription().join(", ")]);
     rows.add(["state", &state(group)]);
     rows.add(["max attempts", &retry.and_then(|retry| retry.max_attempts).map_or_else(String::new, |n| n.to_string())]);
