@@ -12,7 +12,7 @@ use sawlog_client::projection::{TIMEOUT, sql};
 use sawlog_client::{ConsumedRecord, HandlerError};
 use sawlog_testing::TestBroker;
 
-use super::model::{Deeds, GROUP, Model, PATIENCE, Running, TOPIC, Totals, builder, decided, numbers, produce, topic};
+use super::model::{Deeds, GROUP, Model, Running, TOPIC, Totals, builder, decided, numbers, produce, topic};
 use super::suite;
 
 const SETUP: &str =
@@ -48,7 +48,7 @@ impl PostgresHandler for Handler {
         match &self.at {
             At::Dies(offset, died) if record.offset == *offset => {
                 died.store(true, Ordering::SeqCst);
-                return Err(HandlerError::release_after(PATIENCE));
+                std::future::pending::<()>().await;
             }
             At::Waits(offset) if record.offset == *offset => std::future::pending::<()>().await,
             At::Sleeps(offset) if record.offset == *offset => {

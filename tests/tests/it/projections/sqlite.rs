@@ -17,9 +17,7 @@ use sawlog_client::{
 };
 use sawlog_testing::TestBroker;
 
-use super::model::{
-    Deeds, GROUP, MEMBER, Model, PATIENCE, Running, TOPIC, Totals, decided, in_time, numbers, produce, topic,
-};
+use super::model::{Deeds, GROUP, MEMBER, Model, Running, TOPIC, Totals, decided, in_time, numbers, produce, topic};
 use super::suite;
 
 type Handler = Box<dyn Fn(&Transaction<'_>, &ConsumedRecord) -> Result<(), HandlerError> + Send + Sync>;
@@ -100,8 +98,11 @@ impl Model for Sqlite {
         self.with(move |tx, record| {
             if record.offset == offset {
                 died.store(true, Ordering::SeqCst);
-                // What a killed program leaves: nothing.
-                return Err(HandlerError::release_after(PATIENCE));
+                // Until the test has killed it and forgets it: what a killed program leaves is nothing.
+                while Arc::strong_count(&died) > 1 {
+                    std::thread::yield_now();
+                }
+                return Err(HandlerError::retry("killed"));
             }
             let (key, amount) = deeds.of(record)?;
             add(tx, &key, amount)

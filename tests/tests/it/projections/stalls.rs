@@ -78,7 +78,9 @@ async fn rm_6_ob_3_a_stalled_unit_is_seen_at_the_broker_until_it_goes_on() {
     let projection = client.projection(GROUP, store.clone()).topics([TOPIC]).create_if_missing().member_id(MEMBER);
     let running = Running::of(projection).await;
     assert_eq!(stalled(&client).await.reason, "the database is away");
-    let gauge = |units: u64| format!("sawlog_group_stalled_units{{group=\"{GROUP}\",topic=\"{TOPIC}\"}} {units}");
+    let gauge = |units: u64| {
+        format!("sawlog_group_stalled_units{{group=\"{GROUP}\",topic=\"{TOPIC}\",partition=\"\"}} {units}")
+    };
     let text = metrics(&broker).await;
     assert!(text.lines().any(|line| line.starts_with(&gauge(1))), "{text}");
 
