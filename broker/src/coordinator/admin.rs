@@ -14,7 +14,7 @@ use crate::group::GroupTopic;
 use crate::group::effect::Refusal;
 use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
-use crate::group::record::Pause;
+use crate::group::record::{GapReason, Pause};
 use crate::group::skips::Skip;
 use crate::group::state::GroupState;
 use crate::model::{AssignedUnit, GroupId, MemberId, PartitionId, Source, TopicUuid};
@@ -150,10 +150,11 @@ impl Coordinator {
         Ok(group.look(|machine| machine.state().pauses.clone()))
     }
 
-    /// Goes on past gaps at which the group has stopped (rule RE-4).
+    /// Goes on past gaps at which the group has stopped (rule RE-4), and past cuts of the log below cursors: these are
+    /// passed once their readers are there, and answered again until then (rule RM-1).
     ///
     /// # Errors
-    /// As [`Coordinator::pause`].
+    /// The group is not to be had; a topic or partition that is not the group's.
     pub async fn accept_gap(
         &self,
         name: &str,
@@ -162,7 +163,14 @@ impl Coordinator {
         caller: &Caller,
     ) -> Result<Vec<AcceptedGap>, GroupError> {
         let group = self.find(name)?;
-        let topic = topic.map(|topic| topic_of(&group, topic)).transpose()?;
+        let invalid = |field, found: String, bounds: &str| GroupError::Invalid { field, found, bounds: bounds.into() };
+        let foreign = |name: &str| invalid("topic", name.to_owned(), "a topic of the group");
+        let topic = topic.map(|name| topic_of(&group, name).map_err(|_| foreign(name))).transpose()?;
+        if let (Some(topic), Some(partition)) = (topic, partition)
+            && !group.look(|machine| machine.state().partitions.contains_key(&Source { topic, partition }))
+        {
+            return Err(invalid("partition", partition.0.to_string(), "a partition of the group"));
+        }
         let waiting: Vec<(Source, AcceptedGap)> = group.look(|machine| {
             let state = machine.state();
             let chosen = |source: &Source| {
@@ -171,15 +179,20 @@ impl Coordinator {
             };
             let waiting = state.partitions.iter().filter(|(source, _)| chosen(source));
             let waiting = waiting.filter_map(|(source, partition)| {
-                let (range, _) = machine.partition_live(*source)?.gap?;
-                let expired = partition.settled.count_unsettled_in(range);
+                let (range, reason) = machine.partition_live(*source)?.gap?;
+                let expired = match reason {
+                    // A cursor is the truth on what was applied.
+                    GapReason::Truncated => 0,
+                    _ => partition.settled.count_unsettled_in(range),
+                };
                 let topic = state.topics.get(&source.topic)?.name.clone();
-                Some((*source, AcceptedGap { topic, partition: source.partition, range, expired }))
+                Some((*source, AcceptedGap { topic, partition: source.partition, range, expired, reason }))
             });
             waiting.collect()
         });
         let act = caller.act(self.shared.clock.wall_ms());
-        for (source, _) in &waiting {
+        for (source, gap) in &waiting {
+            tracing::info!(group = name, topic = gap.topic, partition = gap.partition.0, ?gap.range, "gap accepted");
             self.admin(&group, Admin::AcceptGap { source: Some(*source), act: act.clone() }).await?;
         }
         Ok(waiting.into_iter().map(|(_, gap)| gap).collect())

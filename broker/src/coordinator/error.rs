@@ -79,16 +79,6 @@ pub enum GroupError {
         /// Current.
         current: u64,
     },
-    /// The position is of a part of the log that was cut (rule OF-7).
-    #[error("position {offset} of partition {partition:?} is of a part that was cut at {truncated_at}")]
-    Truncated {
-        /// The partition.
-        partition: PartitionId,
-        /// The position.
-        offset: Offset,
-        /// Where it was cut.
-        truncated_at: Offset,
-    },
     /// The offset is not in the log (rule OF-5).
     #[error("offset {offset} of {topic:?} partition {partition} is not within {earliest} and {latest}")]
     OutOfRange {

@@ -134,6 +134,7 @@ impl Coordinator {
             open_entries: stand.open_entries,
             time_to_loss_ms: loss.map(|loss| loss.left_ms),
             gap: stand.live.gap,
+            gap_accepted: stand.live.gap_accepted,
             stalled: stand.live.stalled,
             owner: stand.owner,
             metadata: stand.metadata,
@@ -166,7 +167,7 @@ fn sample(group: &str, lag: PartitionLag) -> GroupSample {
         blocked_keys: lag.blocked_lanes,
         dead_keys: lag.dead_lanes,
         time_to_loss_ms: lag.time_to_loss_ms,
-        stopped_at_gap: lag.gap.is_some(),
+        stopped_at_gap: lag.gap.is_some() && !lag.gap_accepted,
         stalled_units: u64::from(lag.stalled.is_some()),
     }
 }

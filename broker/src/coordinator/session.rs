@@ -17,6 +17,7 @@ use super::outbox::{Next, Outbox};
 use super::rebuild_views::SwapAnswer;
 use crate::dead_letter::handle::Written;
 use crate::group::GroupConfig;
+use crate::group::cursor_cut::CutReport;
 use crate::group::effect::{Delivered, Delivery, Frame};
 use crate::group::event::{Event, NackKind, Targets, Verb};
 use crate::model::{
@@ -200,10 +201,10 @@ impl Session {
     }
 
     /// Takes the position of a cursor, held against the epochs of the log first: a position of a part that was cut is
-    /// never another record (rules RM-1, OF-7).
+    /// never another record, and is refused (rules RM-1, OF-7).
     ///
     /// # Errors
-    /// [`GroupError::Truncated`] with the truncation point; the log cannot be read; the session is over.
+    /// The log cannot be read; the session is over.
     pub async fn report(&self, report: Report) -> Result<(), GroupError> {
         let Report { request, source, epoch, next, record_epoch } = report;
         if let (Some(known), Some(log)) = (record_epoch, self.group.log(source))
@@ -216,8 +217,9 @@ impl Session {
                 Err(PartitionReadError::Stale { truncated_at, .. }) => Some(truncated_at),
                 Err(error) => return Err(GroupError::Read { what: error.to_string() }),
             };
-            if let Some(truncated_at) = cut {
-                return Err(GroupError::Truncated { partition: source.partition, offset: next, truncated_at });
+            if let Some(at) = cut {
+                let cut = CutReport { request, source, epoch, next, record_epoch: known, at };
+                return self.handle(Verb::ReportCut(Box::new(cut)));
             }
         }
         self.handle(Verb::Report { request, source, epoch, next, record_epoch })

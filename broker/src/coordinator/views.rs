@@ -213,6 +213,8 @@ pub struct PartitionLag {
     pub time_to_loss_ms: Option<i64>,
     /// A gap at which the group has stopped.
     pub gap: Option<(OffsetRange, GapReason)>,
+    /// That gap is accepted, and passed once its reader is there (rule RM-1).
+    pub gap_accepted: bool,
     /// Its reader waits for its database (rule RM-6).
     pub stalled: Option<Stall>,
     /// The member that owns all of it.
@@ -292,6 +294,8 @@ pub struct AcceptedGap {
     pub range: OffsetRange,
     /// Records of it that were settled as expired.
     pub expired: u64,
+    /// Why; a cut is passed by its reader, once that is there (rule RM-1).
+    pub reason: GapReason,
 }
 
 /// What recovery from a damaged journal means for a group (rule G6).

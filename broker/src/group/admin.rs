@@ -36,8 +36,9 @@ impl Machine {
                 self.unpause(|pause| meant(pause) && pause.reason == PauseReason::Operator, now, fx);
                 Ok(())
             }
-            Admin::AcceptGap { source, act: _ } => {
+            Admin::AcceptGap { source, act } => {
                 self.accept_gaps(source, now, fx);
+                self.accept_cursor_cuts(source, &act, fx);
                 Ok(())
             }
             Admin::SetBreaker { forced, act } => {

@@ -428,6 +428,9 @@ pub enum Refusal {
         /// The greatest.
         latest: Offset,
     },
+    /// A cut of the log took records that a read model has applied (rule RM-1).
+    #[error("position {} is of a part that was cut at {}", .1.next, .1.at)]
+    CursorCut(Source, Box<super::cursor_cut::CursorCut>),
     /// A commit below the committed offset.
     #[error("{current} is committed, asked was {asked}")]
     CommitBackwards {

@@ -1,6 +1,7 @@
 //! What happens to a group: verbs of members, news of the log and of dead letters, calls of operators, time.
 
 use super::config::{GroupConfig, GroupTopic};
+use super::cursor_cut::CutReport;
 use super::entry::{Act, EntryKey, EntryKind, EntryState};
 use super::rebuild::RebuildCall;
 use super::record::{ErrorInfo, GapReason, GroupNotes, PauseReason, Start};
@@ -265,6 +266,8 @@ pub enum Verb {
         /// Epoch of the record before it, if known.
         record_epoch: Option<PartitionEpoch>,
     },
+    /// The same of a cursor that a cut took (rule RM-1): refused.
+    ReportCut(Box<CutReport>),
     /// Mode OFFSET: make an entry and let me pass (rule AK-8).
     DeadLetter {
         /// Number to answer with.

@@ -23,6 +23,7 @@ pub mod assignor;
 pub mod breaker;
 mod claims;
 pub mod config;
+pub mod cursor_cut;
 mod dead;
 mod dead_lanes;
 mod deadlines;

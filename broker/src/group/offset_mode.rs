@@ -346,8 +346,8 @@ impl Machine {
         }
         let record_epoch = record_epoch.unwrap_or(partition.epoch);
         // A position of before a cut is never another record (rule OF-7).
-        if let Some((at, _)) = partition.cuts.iter().find(|(at, began)| record_epoch < *began && next > *at) {
-            return Err(out(*at));
+        if let Some(at) = partition.cut_below(next, record_epoch) {
+            return Err(out(at));
         }
         Ok((floor, record_epoch))
     }
@@ -357,7 +357,7 @@ impl Machine {
         self.state.replays.iter().any(|replay| replay.range_of(source).is_some_and(|range| range.to == next))
     }
 
-    fn owns_range(&self, member: MemberId, source: Source, epoch: AssignmentEpoch) -> Result<(), Refusal> {
+    pub(super) fn owns_range(&self, member: MemberId, source: Source, epoch: AssignmentEpoch) -> Result<(), Refusal> {
         let run = self.ranges.sources.get(&source).map(|sent| sent.run);
         match run {
             Some(run) if run.member == member && run.epoch == epoch => Ok(()),

@@ -278,6 +278,7 @@ impl GroupState {
                     (partition.epoch, partition.start) = (place.floor.epoch, place.began);
                     partition.commit = Commit { epoch: place.record_epoch, metadata: String::new() };
                     partition.crashes = 0;
+                    partition.cursor_cut = None;
                 }
             }
             RebuildRecord::Drained(on) => self.rebuilds.drained = *on,

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 pub use codec::{decode, encode};
 
 use super::config::{GroupConfig, GroupTopic};
+use super::cursor_cut::CursorCut;
 use super::entry::{Act, DeadReason, EntryKey, EntryKind};
 use super::rebuild::RebuildRecord;
 use super::replay::{Replay, ReplayEnd, ReplayRate};
@@ -467,6 +468,13 @@ pub enum GroupRecord {
         source: Source,
         /// The count.
         count: u32,
+    },
+    /// A cut took what a read model has applied, that was accepted, or (`None`) it is passed (rule RM-1).
+    CursorCut {
+        /// The partition.
+        source: Source,
+        /// The cut.
+        cut: Option<Box<CursorCut>>,
     },
     /// The breaker was forced, or let go.
     Breaker {

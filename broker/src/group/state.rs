@@ -6,11 +6,14 @@
 //! Invariants: the group epoch only rises, member epochs too; the floor of a partition falls by a reset, an undo, a
 //! recovery or a cut alone (rule G1); an unsettled record's tries are kept until it is settled (rule AK-6).
 
+mod holes;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{GroupConfig, GroupTopic};
+use super::cursor_cut::CursorCut;
 use super::entry::Act;
 use super::pairs;
 use super::rebuild::Rebuilds;
@@ -92,12 +95,13 @@ pub struct PartitionState {
     /// What was settled, but not as handled, and why.
     #[serde(default, skip_serializing_if = "Skips::is_empty")]
     pub skips: Skips,
+    /// A cut took what the read model has applied (rule RM-1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor_cut: Option<CursorCut>,
 }
 
 /// Cuts that a partition remembers; older ones are done with at the next start at the latest.
 const CUTS_KEPT: usize = 16;
-/// Lanes of a partition whose next delivery is to be marked; beyond that those of the oldest records are let go of.
-const HOLES_KEPT: usize = 10_000;
 
 impl PartitionState {
     /// The state of a partition that a group starts at `start`.
@@ -117,6 +121,7 @@ impl PartitionState {
             leases_from: AssignmentEpoch::default(),
             holes: BTreeMap::new(),
             skips: Skips::default(),
+            cursor_cut: None,
         }
     }
 }
@@ -369,6 +374,7 @@ impl GroupState {
             | GroupRecord::Hole { source, .. }
             | GroupRecord::HolesTold { source, .. }
             | GroupRecord::SkippedBy { source, .. }
+            | GroupRecord::CursorCut { source, .. }
             | GroupRecord::Crashes { source, .. } => *source,
             GroupRecord::Intended { intent, .. } => intent.key.source,
             other => return Err(format!("not a record of a partition: {other:?}")),
@@ -446,6 +452,7 @@ impl PartitionState {
             }
             GroupRecord::SkippedBy { runs, act, .. } => self.skips.explain(runs, act),
             GroupRecord::Crashes { count, .. } => self.crashes = *count,
+            GroupRecord::CursorCut { cut, .. } => self.cursor_cut = cut.as_deref().cloned(),
             other => return Err(format!("not a record of a partition: {other:?}")),
         }
         Ok(())
@@ -460,6 +467,8 @@ impl PartitionState {
         self.intents.values_mut().filter(|one| one.key.offset >= at).for_each(|one| one.source_lost = true);
         self.epoch = epoch;
         self.crashes = 0;
+        // What was accepted of a cut that is further up says nothing of this one.
+        self.cursor_cut.take_if(|known| at < known.at);
         self.holes.retain(|_, dropped| *dropped < at);
         self.back_to = self.back_to.min(at);
         self.cuts.retain(|(earlier, _)| *earlier < at);
@@ -474,25 +483,6 @@ impl PartitionState {
         let intents = self.intents.values().filter(|intent| !intent.source_lost);
         let ends = intents.map(|one| one.key.offset.saturating_add(u64::from(one.records.max(1))));
         ends.fold(self.settled.end(), Offset::max)
-    }
-
-    fn add_hole(&mut self, lane: LaneKey, at: Offset) {
-        self.holes.insert(lane, at);
-        if self.holes.len() > HOLES_KEPT {
-            // An eighth at once, so that a flood of them costs little.
-            let mut offsets: Vec<Offset> = self.holes.values().copied().collect();
-            let (_, oldest, _) = offsets.select_nth_unstable(HOLES_KEPT / 8);
-            let oldest = *oldest;
-            self.holes.retain(|_, dropped| *dropped > oldest);
-        }
-    }
-
-    pub(super) fn forget_tries(&mut self, from: Offset, to: Offset) {
-        if self.tried.is_empty() {
-            return;
-        }
-        let gone: Vec<Offset> = self.tried.range(from..to).map(|(offset, _)| *offset).collect();
-        gone.iter().for_each(|offset| drop(self.tried.remove(offset)));
     }
 }
 

@@ -82,6 +82,7 @@ impl Machine {
                 self.offset_verb(member, verb, now, fx)
             }
             Verb::Stalled(source, epoch, reason) => self.range_stalled(member, source, epoch, reason, now),
+            Verb::ReportCut(report) => self.report_cut(member, *report, fx),
             Verb::Revoked { source, slots } => self.revoked(member, source, slots, now, fx),
             Verb::Leave => self.leave(member, now, fx),
         }

@@ -80,6 +80,8 @@ pub struct PartitionLive {
     pub blocked_lanes: u64,
     /// A gap at which the group has stopped.
     pub gap: Option<(OffsetRange, GapReason)>,
+    /// That gap is accepted, and passed once its reader is there (rule RM-1).
+    pub gap_accepted: bool,
     /// Its reader waits (mode OFFSET).
     pub stalled: Option<Stall>,
 }
@@ -113,13 +115,15 @@ impl Machine {
             [QueueKind::Exempt, QueueKind::Suspect, QueueKind::Ready].map(|kind| work.next_ready(owner, kind))
         });
         let ready = ready.flatten().map(|index| (work.record(index).offset, work.record(index).append_ms)).min();
+        let (gap, gap_accepted) = self.gap_of(source);
         Some(PartitionLive {
             undelivered: ready.or(unread),
             read_to: reading.next,
             in_flight: work.leased().into(),
             held: work.held().into(),
             blocked_lanes: work.blocked().into(),
-            gap: self.gaps.of(source),
+            gap,
+            gap_accepted,
             stalled: self.stall_of(source).cloned(),
         })
     }

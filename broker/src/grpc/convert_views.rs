@@ -138,6 +138,7 @@ fn partition_lag(lag: PartitionLag) -> v1::PartitionLag {
         from: range.from.to_wire(),
         to: range.to.to_wire(),
         reason: convert_groups::gap_reason(reason).into(),
+        accepted: lag.gap_accepted,
     });
     v1::PartitionLag {
         topic: lag.topic,
@@ -190,6 +191,7 @@ pub(super) fn accepted_gap(gap: AcceptedGap) -> v1::AcceptedGap {
         from: gap.range.from.to_wire(),
         to: gap.range.to.to_wire(),
         expired: gap.expired,
+        reason: convert_groups::gap_reason(gap.reason).into(),
     }
 }
 

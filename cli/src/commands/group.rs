@@ -97,7 +97,8 @@ enum Verb {
         #[arg(long)]
         topic: Option<String>,
     },
-    /// Go on past records that are gone; unsettled ones among them count as expired.
+    /// Go on past records that are gone; unsettled ones among them count as expired. A read model that stands above a cut of
+    /// the log goes on at the cut, once its reader is started again. Exits with 5 if nothing waits.
     #[command(name = "accept-gap")]
     #[command(after_help = "Examples:\n  sawlog group accept-gap billing --yes\n  \
                             sawlog group accept-gap billing --topic orders --partition 3 --yes")]
@@ -273,7 +274,7 @@ impl Group {
             Verb::AcceptGap { name, topic, partition, yes } => {
                 output::confirm(&format!("group {name} goes on without the records that are gone"), *yes)?;
                 let gaps = groups.accept_gap(name, topic.as_deref(), *partition).await.map_err(failed)?;
-                show::accepted(&gaps, common)
+                show::accepted(name, &gaps, common)
             }
             Verb::Breaker { name, switch, note } => {
                 let breaker = groups.set_breaker(name, (*switch).into(), note).await.map_err(failed)?;

@@ -76,6 +76,12 @@ fn a_group_lives_from_create_to_delete() {
     let auto = broker.run(&["group", "breaker", "billing", "auto", "--output", "json"]).ended(0).json();
     assert_eq!(auto[0]["state"], "closed");
 
+    broker.run(&["group", "accept-gap", "billing"]).ended(2);
+    let nothing = broker.run(&["group", "accept-gap", "billing", "--yes"]).ended(5);
+    assert!(nothing.err.contains("nothing of group billing waits"), "{}", nothing.err);
+    let foreign = broker.run(&["group", "accept-gap", "billing", "--topic", "none", "--yes"]).ended(2);
+    assert!(foreign.err.contains("a topic of the group"), "{}", foreign.err);
+
     broker.run(&["group", "delete", "billing"]).ended(2);
     broker.run(&["group", "delete", "billing", "--yes"]).ended(0);
     broker.run(&["group", "show", "billing"]).ended(3);

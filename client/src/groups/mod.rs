@@ -9,6 +9,7 @@ use sawlog_proto::v1;
 use crate::connection::{Client, repeated};
 use crate::error::Error;
 use crate::paging;
+use crate::reader::GapReason;
 use crate::types::{RecordPosition, signed, unsigned};
 
 mod config;
@@ -316,11 +317,12 @@ impl Groups {
         Ok(response.pauses.into_iter().map(Pause::from_wire).collect())
     }
 
-    /// Goes on past gaps at which the group has stopped: of a topic, of one partition of it, or all. Returns those that
-    /// were accepted; none if nothing waited.
+    /// Goes on past gaps at which the group has stopped: of a topic, of one partition of it, or all. A read model that has
+    /// applied what was cut from the log goes on at the cut, once its reader is there (rule RM-1). Returns what was accepted,
+    /// such cuts again until they are passed; none if nothing waited.
     ///
     /// # Errors
-    /// `GROUP_NOT_FOUND`, `TOPIC_NOT_FOUND`, `PARTITION_NOT_FOUND`.
+    /// `GROUP_NOT_FOUND`, `INVALID_FIELD` of a topic or partition that is not the group's.
     pub async fn accept_gap(
         &self,
         name: &str,
@@ -331,6 +333,7 @@ impl Groups {
         let request = v1::AcceptGapRequest { name: name.to_owned(), topic, partition };
         let response = repeated!(self.group_calls, accept_gap, request)?;
         let gap = |gap: v1::AcceptedGap| AcceptedGap {
+            reason: GapReason::from_wire(gap.reason()),
             topic: gap.topic,
             partition: gap.partition,
             from: unsigned(gap.from),

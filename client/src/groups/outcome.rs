@@ -3,6 +3,7 @@
 use sawlog_proto::v1;
 
 use super::words::wire_enum;
+use crate::reader::GapReason;
 use crate::types::unsigned;
 
 /// What a reset does to one partition.
@@ -54,6 +55,8 @@ pub struct AcceptedGap {
     pub to: u64,
     /// Records settled as expired.
     pub expired: u64,
+    /// Why; [`GapReason::Truncated`]: a read model has applied what was cut, and its reader goes on at `from`.
+    pub reason: GapReason,
 }
 
 /// What recovery means for one group.

@@ -390,8 +390,10 @@ pub struct PendingGap {
     pub from: u64,
     /// First offset after it.
     pub to: u64,
-    /// Why.
+    /// Why; [`GapReason::Truncated`]: a read model has applied what was cut.
     pub reason: GapReason,
+    /// It is accepted, and passed as soon as its reader is there.
+    pub accepted: bool,
 }
 
 /// How far a group is behind in one partition.
@@ -449,6 +451,7 @@ impl PartitionLag {
             from: unsigned(gap.from),
             to: unsigned(gap.to),
             reason: GapReason::from_wire(gap.reason()),
+            accepted: gap.accepted,
         });
         Self {
             topic: wire.topic,

@@ -347,6 +347,7 @@ impl<S: Store> Member<S> {
             group_start: unsigned(unit.group_start_offset),
             partition_epoch: unit.start_epoch,
             crashes: unit.crash_count,
+            group: self.group.clone(),
             group_id: stream.joined.group_id.clone(),
             max_processing: self.rules.max_processing.or((max_ms > 0).then(|| Duration::from_millis(max_ms))),
         };

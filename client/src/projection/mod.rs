@@ -216,7 +216,8 @@ impl<S: Store> ProjectionBuilder<S> {
     }
 
     /// Goes on where the log was cut, if a cut is what makes a cursor invalid (rule RM-1): what the model has of the part
-    /// that was cut stays in it. Default: the projection ends with `CURSOR_OF_ANOTHER_LOG`.
+    /// that was cut stays in it. Default: the projection ends with `CURSOR_OF_ANOTHER_LOG`, until somebody accepts that one
+    /// cut ([`crate::groups::Groups::accept_gap`]).
     pub fn accept_truncation(mut self) -> Self {
         self.rules.accept_truncation = true;
         self

@@ -65,6 +65,8 @@ pub(super) struct Given {
     pub(super) partition_epoch: u32,
     /// How often in a row readers were lost with its first record.
     pub(super) crashes: u32,
+    /// Name of the group, for people.
+    pub(super) group: String,
     pub(super) group_id: String,
     pub(super) max_processing: Option<Duration>,
 }
@@ -212,7 +214,9 @@ impl<S: Store> UnitTask<S> {
                     self.inbox.ended().await;
                     return Err(End::Lost);
                 }
-                Err(error @ ClaimError::OtherLog { .. }) => return Err(self.other_log(&error.to_string())),
+                Err(error @ ClaimError::OtherLog { .. }) => {
+                    return Err(End::Failed(self.other_log(&error.to_string())));
+                }
                 Err(ClaimError::Store(error)) => self.stall(error, &mut retry).await?,
             }
         }
@@ -227,22 +231,32 @@ impl<S: Store> UnitTask<S> {
         if error.reason() != Some(ErrorReason::OffsetOutOfRange) {
             return Err(End::Failed(error));
         }
-        let Some(at) = error.fact_number::<u64>("truncated_at").filter(|_| self.rules.accept_truncation) else {
-            return Err(self.other_log(error.message()));
+        let Some(at) = error.fact_number::<u64>("truncated_at") else {
+            return Err(End::Failed(self.other_log(error.message())));
         };
+        if !self.rules.accept_truncation && error.fact("gap_accepted") != Some("true") {
+            let (CursorKey { topic, partition, .. }, group) = (&self.key, &self.given.group);
+            let what = format!(
+                "{}; `sawlog group accept-gap {group} --topic {topic} --partition {partition}` lets it go on at {at} with all \
+                 that it has applied; else",
+                error.message()
+            );
+            return Err(End::Failed(self.other_log(&what).with_fact("truncated_at", at.to_string())));
+        }
         tracing::warn!(unit = ?self.key, from = self.next, at, "the log was cut below the cursor: it goes on at the cut");
         self.move_cursor(at, self.given.partition_epoch).await?;
+        self.stop_at(Step::Committed).await;
         self.report_now(None).await?.map_err(End::Failed)
     }
 
-    fn other_log(&self, what: &str) -> End {
+    fn other_log(&self, what: &str) -> Error {
         let message = format!(
             "the cursor of {} in {} partition {} is of another log: {what}; rebuild the read model as a new version",
             self.key.projection, self.key.topic, self.key.partition
         );
         let error = Error::refused(ErrorReason::CursorOfAnotherLog, message);
         let error = error.with_fact("topic", &self.key.topic).with_fact("next_offset", self.next.to_string());
-        End::Failed(error.with_fact("partition", self.key.partition.to_string()))
+        error.with_fact("partition", self.key.partition.to_string())
     }
 
     /// Reports where the cursor stands and waits until that is durable.

@@ -7,6 +7,7 @@
 
 use super::super::Now;
 use super::super::config::Positions;
+use super::super::cursor_cut::CutReport;
 use super::super::effect::{Effects, Mark, Refusal};
 use super::super::entry::{DeadReason, EntryKey, EntryState};
 use super::super::machine::Machine;
@@ -32,7 +33,13 @@ impl Machine {
             return Err(Refusal::WrongMode { verb: "ReportProgress" });
         }
         self.owns_range(member, source, epoch)?;
+        let partition = self.partition(source).ok_or(Refusal::SessionOver)?;
+        let cut = record_epoch.and_then(|of_record| Some((of_record, partition.cut_below(next, of_record)?)));
+        if let Some((record_epoch, at)) = cut {
+            return Err(self.cursor_cut(CutReport { request: 0, source, epoch, next, record_epoch, at }, fx));
+        }
         let (floor, record_epoch) = self.valid_position(source, next, record_epoch)?;
+        self.cursor_is_whole(source, fx);
         let known = self.partition(source).map(|partition| partition.commit.epoch);
         if next != floor || known != Some(record_epoch) {
             let metadata = String::new();

@@ -85,12 +85,12 @@ fn dl_8_lanes_with_holes_are_bounded_and_those_of_the_oldest_records_go_first() 
         let lane = LaneKey(u128::from(number) << 64);
         state.replay(&GroupRecord::Hole { source: source(), lane, at: at(number) }).unwrap();
     };
-    (0..HOLES_KEPT as u64).for_each(|number| hole(&mut state, number));
-    assert_eq!(partition(&state).holes.len(), HOLES_KEPT);
-    hole(&mut state, HOLES_KEPT as u64);
+    (0..holes::HOLES_KEPT as u64).for_each(|number| hole(&mut state, number));
+    assert_eq!(partition(&state).holes.len(), holes::HOLES_KEPT);
+    hole(&mut state, holes::HOLES_KEPT as u64);
     let kept = &partition(&state).holes;
-    assert!(kept.len() <= HOLES_KEPT && kept.len() >= HOLES_KEPT / 8 * 7, "{}", kept.len());
-    assert!(kept.values().all(|offset| *offset > at(HOLES_KEPT as u64 / 8)));
+    assert!(kept.len() <= holes::HOLES_KEPT && kept.len() >= holes::HOLES_KEPT / 8 * 7, "{}", kept.len());
+    assert!(kept.values().all(|offset| *offset > at(holes::HOLES_KEPT as u64 / 8)));
     let cut = GroupRecord::Cut { source: source(), at: at(9_000), epoch: epoch(1), group_epoch: 9 };
     state.replay(&cut).unwrap();
     assert!(partition(&state).holes.values().all(|offset| *offset < at(9_000)));

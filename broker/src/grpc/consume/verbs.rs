@@ -301,7 +301,7 @@ impl Stream {
         let epoch = AssignmentEpoch(progress.assignment_epoch);
         match self.session.report(Report { request, source, epoch, next, record_epoch }).await {
             Ok(()) => Ok(()),
-            Err(error @ (GroupError::Truncated { .. } | GroupError::Read { .. })) => {
+            Err(error @ GroupError::Read { .. }) => {
                 self.pending.answered(request, Vec::new());
                 self.refuse_commit(sequence, source_id, error.into());
                 Ok(())

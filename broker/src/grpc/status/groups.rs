@@ -74,10 +74,6 @@ impl From<GroupError> for Problem {
             GroupError::OutOfRange { topic, partition, offset, earliest, latest } => {
                 out_of_range(&topic, partition.0, offset.get(), earliest.get(), latest.get())
             }
-            GroupError::Truncated { partition, offset, truncated_at } => new(R::OffsetOutOfRange)
-                .fact("partition", partition.0)
-                .fact("offset", offset)
-                .fact("truncated_at", truncated_at),
             GroupError::GapNotAccepted { topic, partition, range, reason } => new(R::GapNotAccepted)
                 .fact("topic", topic)
                 .fact("partition", partition.0)
@@ -133,6 +129,12 @@ impl From<Refusal> for Problem {
                 .fact("offset", offset)
                 .fact("earliest", earliest)
                 .fact("latest", latest),
+            Refusal::CursorCut(source, cut) => {
+                let problem = new(R::OffsetOutOfRange).fact("topic_id", source.topic);
+                let problem = problem.fact("partition", source.partition.0).fact("offset", cut.next);
+                let problem = problem.fact("epoch", cut.record_epoch.get()).fact("truncated_at", cut.at);
+                problem.fact("gap_accepted", cut.accepted.is_some())
+            }
             Refusal::CommitBackwards { source_partition, current, asked } => new(R::CommitBackwards)
                 .fact("topic_id", source_partition.topic)
                 .fact("partition", source_partition.partition.0)

@@ -4,10 +4,11 @@ use sawlog_client::groups::{
     AcceptedGap, Breaker, BreakerState, Group, Lag, Member, MemberUnit, PartitionLag, PartitionReset, Pause,
     PauseReason, Recovered, RetryPolicy, Skip, Stall, Subscription, UnitState,
 };
+use sawlog_client::reader::GapReason;
 use serde_json::{Value, json};
 
 use crate::arguments::Common;
-use crate::failure::Outcome;
+use crate::failure::{Exit, Failure, Outcome};
 use crate::output::{self, Rows, human_span, human_time};
 
 /// Prints an answer as JSON or as a line.
@@ -226,6 +227,7 @@ fn unit_text(unit: &MemberUnit) -> String {
 fn partition_state(partition: &PartitionLag) -> &'static str {
     match (&partition.stalled, &partition.gap) {
         (Some(_), _) => "stalled",
+        (None, Some(gap)) if gap.accepted => "gap accepted",
         (None, Some(_)) => "at gap",
         (None, None) => "",
     }
@@ -252,9 +254,12 @@ fn skips(skips: &[Skip]) -> Outcome {
 pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
     if common.json() {
         for partition in &lag.partitions {
-            let gap = partition.gap.map(
-                |gap| json!({ "from": gap.from, "to": gap.to, "reason": crate::commands::consume::gap(gap.reason) }),
-            );
+            let gap = partition.gap.map(|gap| {
+                json!({
+                    "from": gap.from, "to": gap.to, "reason": crate::commands::consume::gap(gap.reason),
+                    "accepted": gap.accepted,
+                })
+            });
             output::json_line(&json!({
                 "topic": partition.topic, "topic_id": partition.topic_id, "partition": partition.partition,
                 "floor": partition.floor, "epoch": partition.epoch, "log_start_offset": partition.log_start_offset,
@@ -308,11 +313,18 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
     for partition in &lag.partitions {
         partition.stalled.iter().for_each(|stall| talk_of_stall(&partition.topic, partition.partition, stall));
     }
-    for partition in lag.partitions.iter().filter(|partition| partition.gap.is_some()) {
-        output::talk(&format!(
-            "{}/{} waits at records that are gone; `sawlog group accept-gap` goes on without them",
-            partition.topic, partition.partition
-        ));
+    for (partition, gap) in lag.partitions.iter().filter_map(|partition| Some((partition, partition.gap?))) {
+        let what = match (gap.accepted, gap.reason) {
+            (true, _) => format!("goes on at {} once its reader is there: the cut is accepted", gap.from),
+            (false, GapReason::Truncated) => {
+                format!(
+                    "was cut at {}, its read model stands at {}; `sawlog group accept-gap` goes on there",
+                    gap.from, gap.to
+                )
+            }
+            (false, _) => "waits at records that are gone; `sawlog group accept-gap` goes on without them".to_owned(),
+        };
+        output::talk(&format!("{}/{} {what}", partition.topic, partition.partition));
     }
     if lag.breaker.state == Some(BreakerState::Open) {
         output::talk(&format!("the circuit breaker is open: {}", lag.breaker.reason));
@@ -356,18 +368,24 @@ pub(crate) fn pauses(name: &str, pauses: &[Pause], common: &Common) -> Outcome {
     told(common, &answer, &line)
 }
 
-pub(crate) fn accepted(gaps: &[AcceptedGap], common: &Common) -> Outcome {
+pub(crate) fn accepted(name: &str, gaps: &[AcceptedGap], common: &Common) -> Outcome {
     if gaps.is_empty() {
-        output::talk("no gap waited to be accepted");
+        let next = format!("`sawlog group lag {name}` shows what holds it up");
+        return Err(Failure::new(Exit::CheckFailed, format!("nothing of group {name} waits to be accepted"), next));
     }
     gaps.iter().try_for_each(|gap| {
         let answer = json!({
             "topic": gap.topic, "partition": gap.partition, "from": gap.from, "to": gap.to, "expired": gap.expired,
+            "reason": crate::commands::consume::gap(gap.reason),
         });
-        let line = format!(
-            "{}/{}: offsets {} to {} are passed, {} unsettled records expired",
-            gap.topic, gap.partition, gap.from, gap.to, gap.expired
-        );
+        let what = match gap.reason {
+            GapReason::Truncated => {
+                let from = gap.from;
+                format!("were cut; the read model keeps what it has of them, and its reader goes on at {from} once it is there")
+            }
+            _ => format!("are passed, {} unsettled records expired", gap.expired),
+        };
+        let line = format!("{}/{}: offsets {} to {} {what}", gap.topic, gap.partition, gap.from, gap.to);
         told(common, &answer, &line)
     })
 }

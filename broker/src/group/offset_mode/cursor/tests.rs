@@ -117,7 +117,7 @@ fn rm_3_a_report_beyond_the_log_of_a_cut_epoch_or_a_stale_assignment_is_refused(
     rig.append(s(), &[4, 5]);
     rig.taken(1);
     let stale = report_with(&mut rig, 1, 3, Some(PartitionEpoch::ZERO));
-    assert!(matches!(stale, Err(Refusal::OutOfRange { latest, .. }) if latest == at(1)), "{stale:?}");
+    assert!(matches!(&stale, Err(Refusal::CursorCut(_, cut)) if cut.at == at(1)), "{stale:?}");
     assert_eq!(covered(&mut rig, 1), [], "nothing follows a refusal");
     let old = AssignmentEpoch(epoch(&rig, 1).0 - 1);
     rig.verb(1, Verb::Report { request: 1, source: s(), epoch: old, next: at(1), record_epoch: None });
