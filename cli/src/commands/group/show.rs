@@ -2,7 +2,7 @@
 
 use sawlog_client::groups::{
     AcceptedGap, Breaker, BreakerState, Group, Lag, Member, MemberUnit, PartitionLag, PartitionReset, Pause,
-    PauseReason, Recovered, RetryPolicy, Skip, Stall, Subscription, UnitState,
+    PauseReason, PendingGap, Recovered, RetryPolicy, Skip, Stall, Subscription, UnitState,
 };
 use sawlog_client::reader::GapReason;
 use serde_json::{Value, json};
@@ -251,29 +251,39 @@ fn skips(skips: &[Skip]) -> Outcome {
     rows.print()
 }
 
+fn partition_json(partition: &PartitionLag) -> Value {
+    let gap = partition.gap.map(|gap| {
+        let reason = crate::commands::consume::gap(gap.reason);
+        json!({ "from": gap.from, "to": gap.to, "reason": reason, "accepted": gap.accepted })
+    });
+    json!({
+        "topic": partition.topic, "topic_id": partition.topic_id, "partition": partition.partition,
+        "floor": partition.floor, "epoch": partition.epoch, "log_start_offset": partition.log_start_offset,
+        "high_watermark": partition.high_watermark, "lag_records": partition.lag_records,
+        "lag_bytes": partition.lag_bytes, "lag_ms": partition.lag_ms, "event_lag_ms": partition.event_lag_ms,
+        "oldest_unsettled_ms": partition.oldest_unsettled_ms, "in_flight": partition.in_flight,
+        "held_records": partition.held_records, "blocked_keys": partition.blocked_keys,
+        "dead_keys": partition.dead_keys, "open_entries": partition.open_entries,
+        "time_to_loss_ms": partition.time_to_loss_ms, "gap": gap, "member_id": partition.member_id,
+        "stalled": stall_json(partition.stalled.as_ref()),
+    })
+}
+
+/// What becomes of a gap at which a partition has stopped.
+fn gap_text(gap: &PendingGap) -> String {
+    match (gap.accepted, gap.reason) {
+        (true, _) => format!("goes on at {} once its reader is there: the cut is accepted", gap.from),
+        (false, GapReason::Truncated) => {
+            let (at, next) = (gap.from, gap.to);
+            format!("was cut at {at}, its read model stands at {next}; `sawlog group accept-gap` goes on there")
+        }
+        (false, _) => "waits at records that are gone; `sawlog group accept-gap` goes on without them".to_owned(),
+    }
+}
+
 pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
     if common.json() {
-        for partition in &lag.partitions {
-            let gap = partition.gap.map(|gap| {
-                json!({
-                    "from": gap.from, "to": gap.to, "reason": crate::commands::consume::gap(gap.reason),
-                    "accepted": gap.accepted,
-                })
-            });
-            output::json_line(&json!({
-                "topic": partition.topic, "topic_id": partition.topic_id, "partition": partition.partition,
-                "floor": partition.floor, "epoch": partition.epoch, "log_start_offset": partition.log_start_offset,
-                "high_watermark": partition.high_watermark, "lag_records": partition.lag_records,
-                "lag_bytes": partition.lag_bytes, "lag_ms": partition.lag_ms,
-                "event_lag_ms": partition.event_lag_ms,
-                "oldest_unsettled_ms": partition.oldest_unsettled_ms, "in_flight": partition.in_flight,
-                "held_records": partition.held_records, "blocked_keys": partition.blocked_keys,
-                "dead_keys": partition.dead_keys, "open_entries": partition.open_entries,
-                "time_to_loss_ms": partition.time_to_loss_ms, "gap": gap, "member_id": partition.member_id,
-                "stalled": stall_json(partition.stalled.as_ref()),
-            }))?;
-        }
-        return Ok(());
+        return lag.partitions.iter().try_for_each(|partition| output::json_line(&partition_json(partition)));
     }
     let columns = [
         "topic",
@@ -314,17 +324,7 @@ pub(crate) fn lag(lag: &Lag, common: &Common) -> Outcome {
         partition.stalled.iter().for_each(|stall| talk_of_stall(&partition.topic, partition.partition, stall));
     }
     for (partition, gap) in lag.partitions.iter().filter_map(|partition| Some((partition, partition.gap?))) {
-        let what = match (gap.accepted, gap.reason) {
-            (true, _) => format!("goes on at {} once its reader is there: the cut is accepted", gap.from),
-            (false, GapReason::Truncated) => {
-                format!(
-                    "was cut at {}, its read model stands at {}; `sawlog group accept-gap` goes on there",
-                    gap.from, gap.to
-                )
-            }
-            (false, _) => "waits at records that are gone; `sawlog group accept-gap` goes on without them".to_owned(),
-        };
-        output::talk(&format!("{}/{} {what}", partition.topic, partition.partition));
+        output::talk(&format!("{}/{} {}", partition.topic, partition.partition, gap_text(&gap)));
     }
     if lag.breaker.state == Some(BreakerState::Open) {
         output::talk(&format!("the circuit breaker is open: {}", lag.breaker.reason));
