@@ -22,8 +22,7 @@ pub struct Effects {
     pub fetches: Vec<Fetch>,
     /// Dead letters to move, in order, once this event's records are durable: partition and number of the intent.
     pub moves: Vec<(Source, u64)>,
-    /// Intents whose entry is to be made durable with this event's entry records; then
-    /// [`super::event::Event::EntryDurable`]. Number 0 stands for a reset whose entries are cleared (rule OF-3).
+    /// Intents told by [`super::event::Event::EntryDurable`] once this event's entry records are; 0: a reset that clears.
     pub opened: Vec<(Source, u64)>,
     /// When [`super::event::Event::Tick`] is due at the latest, by the monotonic clock; `None`: never.
     pub deadline_ms: Option<u64>,
