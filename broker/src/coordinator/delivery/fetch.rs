@@ -98,6 +98,7 @@ async fn paced_turn(
     (pace, max_bytes): (&Pace, usize),
 ) -> Turn {
     let now = || group.shared().clock.monotonic().0;
+    let turn = pace.turn().await;
     let wait = pace.wait(now());
     if !wait.is_zero() {
         pace.sleep(wait).await;
@@ -112,6 +113,7 @@ async fn paced_turn(
             }
             let fetched = look(group, fetch, run, log.high_watermark(), Some(pace));
             let Some(fetched) = pace.admit(fetch.source, fetched, fetch.look, now()) else { return Turn::Again };
+            drop(turn);
             hand_over(group, number, fetched).await;
             Turn::Told
         }

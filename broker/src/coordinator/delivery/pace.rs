@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use crate::group::event::Fetched;
 use crate::group::replay::{Replay, ReplayRange, ReplayRate};
@@ -23,6 +23,9 @@ use crate::partition::FrameRun;
 const LEAST_BYTES: u64 = 4 << 10;
 /// Bytes of log that a record takes until some were read.
 const FIRST_GUESS_BYTES: u64 = 256;
+/// Pieces a second in which a paced replay is read: what one piece takes of processor and device is what live traffic may
+/// have to wait for.
+const PIECES: u64 = 1_000;
 /// Longest sleep before the pace is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -36,6 +39,8 @@ pub(in crate::coordinator) struct Pace {
     began: (Duration, Vec<u64>),
     meter: Mutex<Meter>,
     over: Notify,
+    /// Whose turn it is to read and to pay, if reading is paid for.
+    turns: Semaphore,
 }
 
 /// The pace of a group's open replay, if it has one.
@@ -99,6 +104,7 @@ impl Pace {
             began: (now, left),
             meter: Mutex::new(Meter { rate, record_bytes: FIRST_GUESS_BYTES, over: false }),
             over: Notify::new(),
+            turns: Semaphore::new(1),
         }
     }
 
@@ -153,10 +159,22 @@ impl Pace {
         (!self.filter.is_empty()).then_some(&self.filter)
     }
 
+    /// Resolves when it is the caller's turn to wait, read and pay: partitions of a paced replay go one after the other,
+    /// so that they do not all read at the moment at which the rate lets one of them.
+    pub(in crate::coordinator) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let paid = matches!(self.meter.lock().rate, Rate::Records(_) | Rate::Bytes(_));
+        if paid { self.turns.acquire().await.ok() } else { None }
+    }
+
     /// Sleeps before the next look, at most `wait`; shorter if another pace takes this one's place.
     pub(in crate::coordinator) async fn sleep(&self, wait: Duration) {
+        let mut over = std::pin::pin!(self.over.notified());
+        over.as_mut().enable();
+        if self.meter.lock().over {
+            return;
+        }
         tokio::select! {
-            () = self.over.notified() => {}
+            () = over => {}
             () = tokio::time::sleep(wait.clamp(Duration::from_millis(1), LONGEST_SLEEP)) => {}
         }
     }
@@ -173,8 +191,8 @@ impl Pace {
     pub(in crate::coordinator) fn chunk_bytes(&self, asked: usize) -> usize {
         let meter = self.meter.lock();
         let bytes = match &meter.rate {
-            Rate::Records(bucket) => bucket.burst_units().saturating_mul(meter.record_bytes),
-            Rate::Bytes(bucket) => bucket.burst_units(),
+            Rate::Records(bucket) => (bucket.per_second() / PIECES).saturating_mul(meter.record_bytes),
+            Rate::Bytes(bucket) => bucket.per_second() / PIECES,
             Rate::Unlimited | Rate::Speed { .. } => limits::READ_CHUNK_BYTES as u64,
         };
         usize::try_from(bytes.max(LEAST_BYTES)).unwrap_or(asked).min(asked)

@@ -171,3 +171,25 @@ fn rp_4_a_pace_that_was_changed_hands_nothing_over_that_it_had_just_read() {
     assert!(current.get().is_none());
     assert!(old.admit(source(), fetched(0, 5_000, 1, true), true, BEGIN).is_none());
 }
+
+#[tokio::test]
+async fn rp_4_partitions_of_a_paced_replay_read_one_after_the_other_in_pieces() {
+    let paced = pace(ReplayRate::Records(2_000_000), 1_000_000);
+    let first = paced.turn().await;
+    let mut second = std::pin::pin!(paced.turn());
+    let now = std::future::poll_fn(|task| std::task::Poll::Ready(second.as_mut().poll(task).is_ready())).await;
+    assert!(!now, "it waits for the first");
+    drop(first);
+    assert!(second.await.is_some());
+    // A thousandth of a second's worth, of records of 256 bytes until some were read.
+    assert_eq!(paced.chunk_bytes(1 << 20), 2_000 * 256);
+    assert_eq!(pace(ReplayRate::Bytes(5), 10).chunk_bytes(1 << 20), 4 << 10);
+    assert!(pace(ReplayRate::SpeedPermille(1_000), 10).turn().await.is_none(), "what is due is read at once");
+}
+
+#[tokio::test]
+async fn rp_4_who_sleeps_after_the_end_of_a_pace_looks_again_at_once() {
+    let ended = pace(ReplayRate::Records(1), 10);
+    ended.end();
+    ended.sleep(Duration::from_secs(3_600)).await;
+}
