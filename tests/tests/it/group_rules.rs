@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use sawlog_broker::clock::{Clock as _, SystemClock};
 use sawlog_client::dead_letter::{EntryKind, JobState, Redrive};
 use sawlog_client::groups::ProcessedState;
 use sawlog_client::replays::{NewReplay, ReplayInto};
@@ -176,8 +177,7 @@ async fn ob_1_ob_2_and_ob_3_how_a_group_stands_and_how_long_it_took_is_told() {
     let producer = client.producer("orders").build().await.unwrap();
     let hour = Duration::from_secs(3_600);
     for number in 0..9 {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-        let happened = i64::try_from((now - hour).as_millis()).unwrap();
+        let happened = SystemClock::new().wall_ms() - i64::try_from(hour.as_millis()).unwrap();
         let record = Record::keyed(format!("k{}", number % 3), number.to_string()).occurred_at_ms(happened);
         producer.send_and_wait(record).await.unwrap();
     }
