@@ -22,7 +22,7 @@ use super::replay_views::EndedReplay;
 use super::views::{RecoverReport, RecoveredGroup};
 use crate::clock::Clock;
 use crate::dead_letter::handle::Written;
-use crate::group::entry::{EntryRecord, EntryTable};
+use crate::group::entry::{EntryRecord, EntryReplica, EntryTable};
 use crate::group::record::{self, GroupRecord};
 use crate::group::state::GroupState;
 use crate::limits;
@@ -39,7 +39,9 @@ const EPOCHS_SKIPPED: u64 = 1 << 32;
 /// Numbers of groups that a recovery leaves out: groups may have been made in what was lost.
 const GROUPS_SKIPPED: u64 = 1 << 20;
 /// Bytes that may wait in a journal before callers are to hold back.
-const QUEUED_BYTES: u64 = 32 << 20;
+const QUEUED_BYTES: u64 = 8 << 20;
+/// Bytes that most records have at most.
+const USUAL_BYTES: usize = 112;
 
 /// What the journals of the groups are given.
 pub struct GroupJournalsSpec {
@@ -145,7 +147,11 @@ impl GroupJournals {
             (state.groups().clone(), state.next_group(), state.ended().clone(), state.lost().to_vec())
         };
         let groups = self.groups.read_state(look).await;
-        let entries = self.entries.read_state(|state| (state.tables().clone(), state.is_to_rebuild())).await;
+        let tables = |state: &EntriesState| {
+            let tables: BTreeMap<_, _> = state.tables().iter().map(|(id, replica)| (*id, replica.table())).collect();
+            (tables, state.is_to_rebuild())
+        };
+        let entries = self.entries.read_state(tables).await;
         let (Some((groups, next_group, ended, lost)), Some((mut entries, rebuild))) = (groups, entries) else {
             return Err(GroupError::Stopped { cause: "the journals were closed".into() });
         };
@@ -172,9 +178,7 @@ impl GroupJournals {
         if records.is_empty() {
             return JournalSequence::default();
         }
-        // Encoded before the queue's lock is taken.
-        let payloads: Vec<Bytes> = records.iter().map(|one| record::encode(group, one).into()).collect();
-        self.groups.append(payloads)
+        self.groups.append(encode_all(records, |out, one| record::encode_into(out, group, one)))
     }
 
     /// Queues records of a group's entries.
@@ -182,8 +186,7 @@ impl GroupJournals {
         if records.is_empty() {
             return JournalSequence::default();
         }
-        let payloads: Vec<Bytes> = records.iter().map(|one| states::encode_entry(group, one)).collect();
-        self.entries.append(payloads)
+        self.entries.append(encode_all(records, |out, one| states::encode_entry_into(out, group, one)))
     }
 
     /// Queues the end of all entries of a group that is gone.
@@ -198,7 +201,7 @@ impl GroupJournals {
 
     /// Entries of a group that is not there: of one that a damaged journal has lost.
     pub async fn entries_of_lost(&self, group: GroupId) -> u64 {
-        let count = move |state: &EntriesState| state.tables().get(&group).map_or(0, EntryTable::open_len);
+        let count = move |state: &EntriesState| state.tables().get(&group).map_or(0, EntryReplica::open_len);
         self.entries.read_state(count).await.unwrap_or(0) as u64
     }
 
@@ -282,6 +285,27 @@ impl GroupJournals {
         self.groups.abandon();
         self.entries.abandon();
     }
+}
+
+/// Records in one piece of memory, before the queue's lock is taken: most are shorter than what a piece of its own costs.
+fn encode_all<T>(records: &[T], encode: impl Fn(&mut Vec<u8>, &T)) -> Vec<Bytes> {
+    let mut all = Vec::with_capacity(USUAL_BYTES * records.len());
+    let mut payloads = Vec::with_capacity(records.len());
+    let ends: Vec<usize> = records
+        .iter()
+        .map(|record| {
+            encode(&mut all, record);
+            all.len()
+        })
+        .collect();
+    all.shrink_to_fit();
+    let mut rest = Bytes::from(all);
+    let mut begin = 0;
+    for end in ends {
+        payloads.push(rest.split_to(end - begin));
+        begin = end;
+    }
+    payloads
 }
 
 /// Whether a number may be that of a group which a damaged journal has lost.

@@ -54,7 +54,7 @@ pub trait GroupHandle: Debug + Send + Sync + 'static {
     /// A topic of the group: names of it and of its dead-letter topic.
     fn topic(&self, topic: TopicUuid) -> Option<GroupTopic>;
     /// An intent that is open.
-    fn intent(&self, source: Source, number: u64) -> Option<Intent>;
+    fn intent(&self, source: Source, number: u64) -> Option<Box<Intent>>;
     /// All intents that are open, in order.
     fn intents(&self) -> Vec<(Source, u64)>;
     /// Looks at the entries; keep it short.

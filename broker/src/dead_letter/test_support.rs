@@ -356,7 +356,7 @@ pub(super) struct GroupMemory {
     group_durable: usize,
     entries: Vec<EntryRecord>,
     entries_durable: usize,
-    pub(super) intents: BTreeMap<u64, Intent>,
+    pub(super) intents: BTreeMap<u64, Box<Intent>>,
     pub(super) settled: Vec<Offset>,
     pub(super) lost: Vec<Offset>,
     pub(super) table: EntryTable,
@@ -501,7 +501,7 @@ impl GroupMemory {
 
     fn apply(&mut self, change: GroupChange) {
         match &change {
-            GroupChange::Intended(number, intent) => drop(self.intents.insert(*number, (**intent).clone())),
+            GroupChange::Intended(number, intent) => drop(self.intents.insert(*number, intent.clone())),
             GroupChange::Arrived(number, lost) => {
                 let intent = self.intents.remove(number).expect("it is open");
                 self.settled.push(intent.key.offset);
@@ -576,7 +576,7 @@ impl GroupHandle for MemoryGroup {
         Some(GroupTopic { topic, name, partitions: 1, dlq, is_dlq: false })
     }
 
-    fn intent(&self, _: Source, number: u64) -> Option<Intent> {
+    fn intent(&self, _: Source, number: u64) -> Option<Box<Intent>> {
         self.state.lock().intents.get(&number).cloned()
     }
 

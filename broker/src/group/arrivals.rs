@@ -225,7 +225,7 @@ fn opened(number: u64, intent: &Intent, copy: Offset) -> Entry {
         true => EntryState::Spilled,
         false => EntryState::Open,
     };
-    let error = intent.error.as_ref();
+    let error = intent.error.as_deref();
     let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     Entry {
         lane: intent.lane,

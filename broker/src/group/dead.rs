@@ -246,7 +246,7 @@ impl Machine {
             first_failure_ms: if failed { tried.map_or(now.wall_ms, |tried| tried.first_ms) } else { 0 },
             last_failure_ms: if failed { now.wall_ms } else { 0 },
             dead_ms: now.wall_ms,
-            error,
+            error: error.map(Box::new),
             client_version: client_version.map(|one| one.client_version.clone()).unwrap_or_default(),
             member,
             blocked_by,

@@ -4,11 +4,32 @@
 //! entry journal, outside of the group journal. The table answers, without reading a copy, which lanes are dead or
 //! spilled and what comes next in each. Pure, like all of `group`.
 //!
+//! Records that open, try and change entries are many, so they have a binary form in the journal; the others are JSON. The
+//! first byte tells: `{` begins JSON, a tag each binary form, whose numbers are LEB128 varints and whose texts stand behind
+//! their lengths. A form that changes gets a new tag.
+//!
+//! ```text
+//! key      topic: 16 bytes | partition | offset | epoch
+//! state    0 open, 1 spilled, 2 resolved | version, 3 discarded, 4 moved, 5 cleared, 6 expired
+//! act      actor | time | note
+//! opened   1 | flags | key | lane: 16 bytes | slot | kind | state | reason | cycle | copy | attempts | due_ms | delay_ms
+//!          | first delivery | size | intent | death | job | class | fingerprint | offset and epoch of what blocks it
+//!          | versions | versions * offset | act: each from the job on only if its flag says so
+//!          flags: 1 holds, 2 source lost, 4 job, 8 class, 16 fingerprint, 32 blocked, 64 versions, 128 act
+//! tried    2 | flags: 8 class | key | attempts | due_ms | delay_ms | class, if any
+//! changed  3 | flags: 4 job, 8 class, 16 fingerprint | key | state | kind | cycle | attempts | reason | job | class
+//!          | fingerprint | act: the job, class and fingerprint only if given
+//! ```
+//!
 //! Invariants: one entry for a record of a group, whatever its cycle; a lane is dead or spilled exactly as its open
 //! entries say (rule DL-12); a lane's entries are in source order (rule DL-9).
 
+mod codec;
+mod entries;
 mod failures;
+mod index;
 mod packed;
+mod pages;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -18,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::{KeySlot, LaneKey, Offset, PartitionEpoch, Source};
 
 pub use failures::EntryFailure;
-pub use table::EntryTable;
+pub use table::{EntryReplica, EntryTable};
 
 /// Which record of the source an entry stands for. With the group's id it is the entry's id (rule DL-4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -40,6 +61,11 @@ pub enum EntryKind {
     Parked,
 }
 
+impl EntryKind {
+    /// All of them, as they are numbered in the journals.
+    pub(super) const ALL: [Self; 2] = [Self::Failed, Self::Parked];
+}
+
 /// Why a record died or was parked (rule DL-3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum DeadReason {
@@ -59,6 +85,20 @@ pub enum DeadReason {
     Spill,
     /// Its lane was dead.
     Parked,
+}
+
+impl DeadReason {
+    /// All of them, as they are numbered in the journals.
+    pub(super) const ALL: [Self; 8] = [
+        Self::Attempts,
+        Self::NonRetryable,
+        Self::ConsumerDeadNack,
+        Self::LeaseExpired,
+        Self::ConsumerCrash,
+        Self::Undecodable,
+        Self::Spill,
+        Self::Parked,
+    ];
 }
 
 /// State of an entry (rule DL-12). Redriving is open with a job.
@@ -270,21 +310,6 @@ pub enum EntryRecord {
         /// Its partitions.
         sources: Vec<Source>,
     },
-}
-
-impl EntryRecord {
-    /// Its bytes in the journal.
-    pub fn encode(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("entry records have no keys that are no strings")
-    }
-
-    /// Reads one.
-    ///
-    /// # Errors
-    /// What does not fit, in words.
-    pub fn decode(bytes: &[u8]) -> Result<Self, String> {
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
-    }
 }
 
 /// What a lane is, by its open entries (rule DL-12).

@@ -47,6 +47,7 @@ pub mod machine;
 mod members;
 mod offset_mode;
 mod outcomes;
+mod packing;
 mod pauses;
 mod read_ahead;
 mod reading;

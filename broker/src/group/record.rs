@@ -1,8 +1,9 @@
 //! Changes of a group as they stand in the group journal.
 //!
-//! Those that settle and try records are many and small, and an assignment to many members is long, so they have a binary
-//! form; the others are JSON. The first byte tells: `{` begins JSON, [`TAG_SETTLED`], [`TAG_TRIED`] and [`TAG_ASSIGNED`]
-//! the binary forms, whose numbers are LEB128 varints.
+//! Those that settle and try records and take them to the dead letters are many and small, and an assignment to many
+//! members is long, so they have a binary form; the others are JSON. The first byte tells: `{` begins JSON, a tag
+//! ([`TAG_SETTLED`] and those behind it) each binary form, whose numbers are LEB128 varints and whose texts stand behind
+//! their lengths. A form that changes gets a new tag.
 //!
 //! ```text
 //! settled  tag | topic: 16 bytes | partition | how | runs | runs * (from - end of the run before | length)
@@ -10,13 +11,19 @@
 //!          | class length | class)
 //! assigned tag | group epoch | members | members * 16 bytes | partitions | partitions * (topic: 16 bytes | partition | runs
 //!          | runs * (from - end of the run before | length | index of the member | group epoch - epoch of the run))
+//! intended tag | flags | number | topic: 16 bytes | partition | offset | epoch | lane: 16 bytes | slot | kind | reason | size
+//!          | cycle | attempts | records | due_ms | delay_ms | first delivery | first failure | last failure | death
+//!          | end of the dead letters | client version | class, message, stack, fingerprint, trace of the error, if any
+//!          | member: 16 bytes, if any | offset and epoch of what blocks it, if any, behind its partition if that is another
+//!          flags: 1 spilled, 2 holds, 4 source lost, 8 cleared, 16 error, 32 member, 64 blocked, 128 by another partition
+//! arrived  tag | topic: 16 bytes | partition | number | 0: not settled, else 1 + how
 //! ```
 
 mod codec;
 
 use serde::{Deserialize, Serialize};
 
-pub use codec::{decode, encode};
+pub use codec::{decode, encode, encode_into};
 
 use super::config::{GroupConfig, GroupTopic};
 use super::cursor_cut::CursorCut;
@@ -34,6 +41,10 @@ pub const TAG_SETTLED: u8 = 1;
 pub const TAG_TRIED: u8 = 2;
 /// First byte of a binary [`GroupRecord::Assigned`].
 pub const TAG_ASSIGNED: u8 = 3;
+/// First byte of a binary [`GroupRecord::Intended`].
+pub const TAG_INTENDED: u8 = 4;
+/// First byte of a binary [`GroupRecord::Arrived`].
+pub const TAG_ARRIVED: u8 = 5;
 
 /// How records were settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -132,7 +143,7 @@ pub struct Intent {
     /// Time of the death.
     pub dead_ms: i64,
     /// The last error.
-    pub error: Option<ErrorInfo>,
+    pub error: Option<Box<ErrorInfo>>,
     /// Member that had it last.
     pub member: Option<MemberId>,
     /// Version of that member's client.
@@ -144,6 +155,8 @@ pub struct Intent {
     /// Records of the batch, if the whole of it goes as one (rule DL-16); else 1.
     pub records: u32,
 }
+
+const _: () = assert!(size_of::<Intent>() <= 240, "thousands are on their way at once, each kept twice");
 
 /// What a handler said went wrong; cut to the limits.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

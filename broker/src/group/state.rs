@@ -68,7 +68,7 @@ pub struct PartitionState {
     pub tried: BTreeMap<Offset, Tried>,
     /// Dead letters on their way, by number.
     #[serde(with = "pairs")]
-    pub intents: BTreeMap<u64, Intent>,
+    pub intents: BTreeMap<u64, Box<Intent>>,
     /// Number of the next intent.
     pub next_intent: u64,
     /// The last commit.
@@ -420,7 +420,7 @@ impl PartitionState {
                 self.crashes = 0;
             }
             GroupRecord::Intended { number, intent } => {
-                self.intents.insert(*number, (**intent).clone());
+                self.intents.insert(*number, intent.clone());
                 self.next_intent = self.next_intent.max(number + 1);
             }
             GroupRecord::Arrived { number, how, .. } => {

@@ -84,7 +84,7 @@ fn check_entries(groups: &Groups) {
 fn ak_11_a_recovery_makes_the_entries_anew_that_a_damaged_journal_has_lost() {
     let mut groups = with_dead_letters();
     let left = groups.world.disk.kill();
-    damage(&left, "entries", b"Opened");
+    damage(&left, "entries", b"Bad");
     groups.world.start_on(left);
     assert!(is_stopped(&groups));
     // Nobody may delete what cannot be asked about.
@@ -108,7 +108,7 @@ fn ak_11_a_recovery_makes_the_entries_anew_that_a_damaged_journal_has_lost() {
 fn ak_11_a_kill_within_a_recovery_loses_no_entry() {
     let mut groups = with_dead_letters();
     let left = groups.world.disk.kill();
-    damage(&left, "entries", b"Opened");
+    damage(&left, "entries", b"Bad");
     groups.world.start_on(left);
     // The journal has gone back, and nothing was made anew yet.
     let journals = groups.world.engine().journals();

@@ -38,7 +38,7 @@ impl GroupHandle for Group {
         self.look(|machine| machine.state().topics.get(&topic).cloned())
     }
 
-    fn intent(&self, source: Source, number: u64) -> Option<Intent> {
+    fn intent(&self, source: Source, number: u64) -> Option<Box<Intent>> {
         self.look(|machine| machine.state().partitions.get(&source)?.intents.get(&number).cloned())
     }
 

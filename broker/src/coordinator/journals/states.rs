@@ -17,7 +17,7 @@ use bytes::Bytes;
 
 use super::super::replay_views::EndedReplay;
 use super::super::replays::ENDED_KEPT;
-use crate::group::entry::{EntryRecord, EntryTable};
+use crate::group::entry::{EntryRecord, EntryReplica};
 use crate::group::record::{self, GroupRecord};
 use crate::group::state::GroupState;
 use crate::limits;
@@ -44,7 +44,7 @@ pub struct GroupsState {
 /// The dead-letter entries of all groups.
 #[derive(Debug, Default)]
 pub struct EntriesState {
-    tables: BTreeMap<GroupId, EntryTable>,
+    tables: BTreeMap<GroupId, EntryReplica>,
     /// Entries are to be made anew from their copies (rule AK-11).
     rebuild: bool,
     items: Items,
@@ -97,8 +97,8 @@ impl GroupsState {
 }
 
 impl EntriesState {
-    /// The tables of all groups that have entries.
-    pub fn tables(&self) -> &BTreeMap<GroupId, EntryTable> {
+    /// The entries of all groups that have any.
+    pub fn tables(&self) -> &BTreeMap<GroupId, EntryReplica> {
         &self.tables
     }
 
@@ -183,8 +183,13 @@ impl JournalState for EntriesState {
         if self.rebuild {
             parts.push(&encode_rebuild(true));
         }
+        let mut item = Vec::new();
         for (group, table) in &self.tables {
-            table.records().for_each(|record| parts.push(&encode_entry(*group, &record)));
+            table.records().for_each(|record| {
+                item.clear();
+                encode_entry_into(&mut item, *group, &record);
+                parts.push(&item);
+            });
         }
         parts.finish()
     }
@@ -206,11 +211,10 @@ impl EntriesState {
     }
 }
 
-/// A record of a group's entries as the journal has it.
-pub(super) fn encode_entry(group: GroupId, record: &EntryRecord) -> Bytes {
-    let mut out = group.0.to_le_bytes().to_vec();
-    out.extend_from_slice(&record.encode());
-    out.into()
+/// Adds a record of a group's entries as the journal has it.
+pub(super) fn encode_entry_into(out: &mut Vec<u8>, group: GroupId, record: &EntryRecord) {
+    out.extend_from_slice(&group.0.to_le_bytes());
+    record.encode_into(out);
 }
 
 /// Whether entries are to be made anew from their copies.

@@ -148,8 +148,10 @@ fn a_state_of_many_parts_comes_back_and_no_part_is_large() {
         for at in (0..4_000).step_by(2) {
             groups.apply(&record::encode(id, &settled(at + 1, at + 2))).expect("it fits");
         }
-        for at in 0..25 {
-            entries.apply(&states::encode_entry(id, &opened(at))).expect("it fits");
+        for at in 0..250 {
+            let mut record = Vec::new();
+            states::encode_entry_into(&mut record, id, &opened(at));
+            entries.apply(&record).expect("it fits");
         }
     }
     groups.apply(&record::encode(GroupId(40), &GroupRecord::Deleted)).expect("it fits");

@@ -55,7 +55,7 @@ pub(super) struct Carry<'a> {
     ended: &'a CancellationToken,
     reader: Option<RecordReader>,
     /// Intents that are not carried out, in order.
-    left: VecDeque<(u64, Intent)>,
+    left: VecDeque<(u64, Box<Intent>)>,
     /// Where copies were found.
     found: HashMap<(EntryKey, u32), Offset>,
     search: bool,
@@ -291,7 +291,7 @@ impl<'a> Carry<'a> {
     fn headers_of(&self, intent: &Intent, found: &Found) -> Vec<(&'static str, Bytes)> {
         let given = |time: i64| Some(time).filter(|time| *time != 0);
         let topic = self.group.topic(self.source.topic).map(|topic| topic.name).unwrap_or_default();
-        let mut error = intent.error.clone().unwrap_or_default();
+        let mut error = intent.error.as_deref().cloned().unwrap_or_default();
         if error.trace.is_empty() {
             let trace = found.record.headers.iter().rev().find(|header| header.key.as_ref() == b"traceparent");
             let trace = trace.and_then(|header| header.value.as_deref());

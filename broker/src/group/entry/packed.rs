@@ -97,6 +97,9 @@ impl Names {
 }
 
 impl At {
+    /// Before every other.
+    pub(super) const FIRST: Self = Self { offset: Offset::ZERO, epoch: PartitionEpoch::ZERO };
+
     pub(super) fn of(key: &EntryKey) -> Self {
         Self { offset: key.offset, epoch: key.epoch }
     }

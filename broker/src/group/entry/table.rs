@@ -1,80 +1,60 @@
-//! All entries of a group, in little memory, with what is asked of them on every read: which lanes are not live.
-//!
-//! A million entries must fit, twice (the journal keeps a replica): what most entries lack is boxed, names of errors
-//! are shared. The table hands out [`Entry`]s by value.
+//! All entries of a group with what is asked of them on every read: which lanes are not live. And the journal's replica
+//! of them, of which nothing is asked.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::failures::{EntryFailure, Failures};
-use super::packed::{At, Names, Packed, StateTag};
-use super::{Act, DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState, Past};
+use super::entries::Entries;
+use super::failures::EntryFailure;
+use super::index::Lanes;
+use super::packed::{At, Packed, StateTag};
+use super::{DeadReason, Entry, EntryKey, EntryKind, EntryRecord, EntryState, LaneState, Past};
 use crate::model::{LaneKey, Offset, PartitionEpoch, PartitionId, Source, TopicUuid};
 
 /// All entries of a group.
-#[derive(Debug, Clone, Default)]
-pub struct EntryTable {
-    partitions: BTreeMap<Source, Partition>,
-    /// Redrive jobs, encoded by their owner.
-    jobs: BTreeMap<u64, String>,
-    names: Names,
-    failures: Failures,
-}
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EntryTable(Entries<Lanes>);
 
-/// The entries of one source partition.
-#[derive(Debug, Clone, Default)]
-struct Partition {
-    entries: BTreeMap<At, Packed>,
-    /// Entries that are not closed, by lane, in order.
-    open: BTreeSet<(LaneKey, At)>,
-    /// How many open entries hold each lane. Never iterated: its order is not that of a replay.
-    lanes: HashMap<LaneKey, Holds, BuildHasherDefault<LaneHasher>>,
-    /// How many of these are dead, not only spilled.
-    dead_lanes: u64,
-    /// Entries that jobs redrive.
-    redriving: BTreeSet<(u64, At)>,
-    /// Entries by kind, state and reason (rule DL-14).
-    depths: BTreeMap<(EntryKind, StateTag, bool, DeadReason), u64>,
-}
+/// All entries of a group, as the journal keeps them: without an index.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EntryReplica(Entries<()>);
 
-/// Open entries that hold a lane, by state.
-#[derive(Debug, Clone, Copy, Default)]
-struct Holds {
-    open: u32,
-    spilled: u32,
-}
-
-/// A lane's name is a hash already.
-#[derive(Debug, Clone, Copy, Default)]
-struct LaneHasher(u64);
-
-impl Hasher for LaneHasher {
-    fn finish(&self) -> u64 {
-        self.0
+impl EntryReplica {
+    /// The table to be asked.
+    pub fn table(&self) -> EntryTable {
+        EntryTable(self.0.with_index())
     }
 
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
+    /// Number of entries that are not closed: looks at all.
+    pub fn open_len(&self) -> usize {
+        let all = self.0.partitions.values().flat_map(|one| one.entries.iter());
+        all.filter(|(_, packed)| !packed.state().is_closed()).count()
     }
 
-    fn write_u128(&mut self, value: u128) {
-        self.0 = (value >> 64) as u64 ^ (value as u64);
+    /// As [`EntryTable::records`].
+    pub fn records(&self) -> impl Iterator<Item = EntryRecord> + '_ {
+        self.0.records()
+    }
+
+    /// As [`EntryTable::replay`].
+    ///
+    /// # Errors
+    /// The record does not fit what is there; nothing was changed then.
+    pub fn replay(&mut self, record: &EntryRecord) -> Result<(), String> {
+        self.0.replay(record)
     }
 }
 
 impl EntryTable {
     /// One entry.
     pub fn get(&self, key: &EntryKey) -> Option<Entry> {
-        self.packed(key).map(|packed| packed.unpack(key.source))
+        self.0.get(key)
     }
 
     /// State of an entry.
     pub fn state_of(&self, key: &EntryKey) -> Option<EntryState> {
-        self.packed(key).map(Packed::state)
+        self.0.packed(key).map(Packed::state)
     }
 
     /// The entry of the record at `offset` whose frame has `epoch`.
@@ -85,28 +65,26 @@ impl EntryTable {
 
     /// What an entry was before the last thing done to it, the oldest first; of many only the first and the last.
     pub fn past(&self, key: &EntryKey) -> Vec<Past> {
-        self.packed(key).map(|packed| packed.past().to_vec()).unwrap_or_default()
+        self.0.past(key)
     }
 
     /// How an entry failed since its copy was made; `None`: it has not, or that is long past.
     pub fn failure(&self, key: &EntryKey) -> Option<&EntryFailure> {
-        self.failures.get(key)
+        self.0.failures.get(key)
     }
 
     /// All entries in order of partition and offset.
     pub fn iter(&self) -> impl Iterator<Item = (EntryKey, Entry)> + '_ {
-        self.partitions.iter().flat_map(|(source, partition)| {
-            partition.entries.iter().map(|(at, packed)| (at.key(*source), packed.unpack(*source)))
-        })
+        self.0.iter()
     }
 
     /// Entries behind `after`, in order.
     pub fn iter_after(&self, after: Option<EntryKey>) -> impl Iterator<Item = (EntryKey, Entry)> + '_ {
-        use std::ops::Bound::{Excluded, Unbounded};
-        let first = after.map_or(Unbounded, |key| std::ops::Bound::Included(key.source));
-        self.partitions.range((first, Unbounded)).flat_map(move |(source, partition)| {
-            let start = after.filter(|key| key.source == *source).map_or(Unbounded, |key| Excluded(At::of(&key)));
-            let rest = partition.entries.range((start, Unbounded));
+        use std::ops::Bound::{Included, Unbounded};
+        let first = after.map_or(Unbounded, |key| Included(key.source));
+        self.0.partitions.range((first, Unbounded)).flat_map(move |(source, partition)| {
+            let start = after.filter(|key| key.source == *source).map_or(At::FIRST, |key| At::of(&key));
+            let rest = partition.entries.at_or_after(start).filter(move |(at, _)| after != Some(at.key(*source)));
             rest.map(|(at, packed)| (at.key(*source), packed.unpack(*source)))
         })
     }
@@ -114,66 +92,67 @@ impl EntryTable {
     /// Entries of a partition from `from` on, in order, with their state.
     pub fn from(&self, source: Source, from: Offset) -> impl Iterator<Item = (EntryKey, EntryState)> + '_ {
         let start = At { offset: from, epoch: PartitionEpoch::ZERO };
-        let entries = self.partitions.get(&source).into_iter().flat_map(move |one| one.entries.range(start..));
+        let entries = self.0.partitions.get(&source).into_iter().flat_map(move |one| one.entries.at_or_after(start));
         entries.map(move |(at, packed)| (at.key(source), packed.state()))
     }
 
     /// The greatest offset of a partition that has an entry.
     pub fn last_of(&self, source: Source) -> Option<Offset> {
-        self.partitions.get(&source)?.entries.last_key_value().map(|(at, _)| at.offset)
+        self.0.partitions.get(&source)?.entries.last().map(|at| at.offset)
     }
 
     /// Number of entries, closed ones counted.
     pub fn len(&self) -> usize {
-        self.partitions.values().map(|one| one.entries.len()).sum()
+        self.0.len()
     }
 
     /// Number of entries that are not closed.
     pub fn open_len(&self) -> usize {
-        self.partitions.values().map(|one| one.open.len()).sum()
+        self.0.partitions.values().map(|one| one.index.open.len()).sum()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.partitions.values().all(|one| one.entries.is_empty())
+        self.0.partitions.values().all(|one| one.entries.len() == 0)
     }
 
     /// Partitions that have entries.
     pub fn sources(&self) -> impl Iterator<Item = Source> + '_ {
-        self.partitions.keys().copied()
+        self.0.partitions.keys().copied()
     }
 
     /// Lanes that are not live, in order.
     pub fn lanes(&self) -> impl Iterator<Item = (Source, LaneKey, LaneState)> + '_ {
-        self.partitions.iter().flat_map(|(source, partition)| {
+        self.0.partitions.iter().flat_map(|(source, partition)| {
             let mut last = None;
-            partition.open.iter().filter_map(move |(lane, _)| {
+            partition.index.open.iter().filter_map(move |(lane, _)| {
                 if last.replace(*lane) == Some(*lane) {
                     return None;
                 }
-                Some((*source, *lane, partition.lane_state(*lane))).filter(|(_, _, state)| *state != LaneState::Live)
+                Some((*source, *lane, partition.index.lane_state(*lane)))
+                    .filter(|(_, _, state)| *state != LaneState::Live)
             })
         })
     }
 
     /// Number of lanes that are dead or spilled.
     pub fn lane_count(&self) -> usize {
-        self.partitions.values().map(|one| one.lanes.len()).sum()
+        self.0.partitions.values().map(|one| one.index.lanes.len()).sum()
     }
 
     /// Number of lanes of a partition that are dead or spilled.
     pub fn lanes_of(&self, source: Source) -> usize {
-        self.partitions.get(&source).map_or(0, |one| one.lanes.len())
+        self.0.partitions.get(&source).map_or(0, |one| one.index.lanes.len())
     }
 
     /// Number of lanes of a partition that are dead, spilled ones not counted.
     pub fn dead_lanes_of(&self, source: Source) -> u64 {
-        self.partitions.get(&source).map_or(0, |one| one.dead_lanes)
+        self.0.partitions.get(&source).map_or(0, |one| one.index.dead_lanes)
     }
 
     /// Number of entries of a partition that are open, spilled ones not counted.
     pub fn open_entries_of(&self, source: Source) -> u64 {
-        let depths = self.partitions.get(&source).into_iter().flat_map(|one| one.depths.iter());
+        let depths = self.0.partitions.get(&source).into_iter().flat_map(|one| one.index.depths.iter());
         depths.filter(|((_, state, ..), _)| *state == StateTag::Open).map(|(_, count)| *count).sum()
     }
 
@@ -181,58 +160,51 @@ impl EntryTable {
     pub fn not_closed_of(&self, topic: TopicUuid) -> u64 {
         let all = PartitionId(0)..=PartitionId(u32::MAX);
         let (first, last) = (Source { topic, partition: *all.start() }, Source { topic, partition: *all.end() });
-        self.partitions.range(first..=last).map(|(_, one)| one.open.len() as u64).sum()
+        self.0.partitions.range(first..=last).map(|(_, one)| one.index.open.len() as u64).sum()
     }
 
     /// Entries of a lane that are not closed, in order.
     pub fn open_of(&self, source: Source, lane: LaneKey) -> impl Iterator<Item = EntryKey> + '_ {
-        let open = self.partitions.get(&source).into_iter();
-        open.flat_map(move |one| one.open_of(lane)).map(move |at| at.key(source))
+        let open = self.0.partitions.get(&source).into_iter();
+        open.flat_map(move |one| one.index.open_of(lane)).map(move |at| at.key(source))
     }
 
     /// The first open entry that holds a lane: the only one that may be delivered.
     pub fn head_of(&self, source: Source, lane: LaneKey) -> Option<EntryKey> {
-        let partition = self.partitions.get(&source)?;
-        partition.lanes.get(&lane)?;
-        let holds = |at: &At| partition.entries.get(at).is_some_and(|packed| packed.holds);
-        partition.open_of(lane).find(holds).map(|at| at.key(source))
+        let partition = self.0.partitions.get(&source)?;
+        partition.index.lanes.get(&lane)?;
+        let holds = |at: &At| partition.entries.get(*at).is_some_and(|packed| packed.holds);
+        partition.index.open_of(lane).find(holds).map(|at| at.key(source))
     }
 
     /// What the lane is. Intents that are open are not counted: the caller knows them.
     pub fn lane_state(&self, source: Source, lane: LaneKey) -> LaneState {
-        self.partitions.get(&source).map_or(LaneState::Live, |one| one.lane_state(lane))
+        self.0.partitions.get(&source).map_or(LaneState::Live, |one| one.index.lane_state(lane))
     }
 
     /// Entries that jobs redrive, with their jobs.
     pub fn redriving(&self) -> impl Iterator<Item = (u64, EntryKey)> + '_ {
-        self.partitions
+        self.0
+            .partitions
             .iter()
-            .flat_map(|(source, partition)| partition.redriving.iter().map(|(job, at)| (*job, at.key(*source))))
+            .flat_map(|(source, partition)| partition.index.redriving.iter().map(|(job, at)| (*job, at.key(*source))))
     }
 
     /// How many entries a partition has of each kind, state and reason; closed ones without their detail (rule DL-14).
     /// The flag says whether a job redrives them.
     pub fn depths(&self, source: Source) -> impl Iterator<Item = (EntryKind, EntryState, bool, DeadReason, u64)> + '_ {
-        let depths = self.partitions.get(&source).into_iter().flat_map(|one| one.depths.iter());
+        let depths = self.0.partitions.get(&source).into_iter().flat_map(|one| one.index.depths.iter());
         depths.map(|((kind, state, job, reason), count)| (*kind, state.state(0), *job, *reason, *count))
     }
 
     /// Redrive jobs by number.
     pub fn jobs(&self) -> &BTreeMap<u64, String> {
-        &self.jobs
+        &self.0.jobs
     }
 
     /// Records that build this table from an empty one: its snapshot.
     pub fn records(&self) -> impl Iterator<Item = EntryRecord> + '_ {
-        let opened = self.iter().flat_map(|(key, entry)| {
-            let past = self.past(&key);
-            let past = (!past.is_empty()).then_some(EntryRecord::Past { key, past });
-            std::iter::once(EntryRecord::Opened { key, entry: Box::new(entry) }).chain(past)
-        });
-        let jobs = self.jobs.iter();
-        let failures = self.failures.iter();
-        let failed = failures.map(|(key, failure)| EntryRecord::Failed { key, failure: Box::new(failure.clone()) });
-        opened.chain(failed).chain(jobs.map(|(job, state)| EntryRecord::Job { job: *job, state: Some(state.clone()) }))
+        self.0.records()
     }
 
     /// Applies a change: the only way in which the table changes.
@@ -240,205 +212,7 @@ impl EntryTable {
     /// # Errors
     /// The record does not fit what is there; nothing was changed then.
     pub fn replay(&mut self, record: &EntryRecord) -> Result<(), String> {
-        match record {
-            EntryRecord::Opened { key, entry } => self.replay_opened(key, entry)?,
-            EntryRecord::Tried { key, attempts, due_ms, delay_ms, class } => {
-                let class = class.as_deref().map(|class| self.names.share(class));
-                self.update(key, |packed| {
-                    packed.change_rest(|rest| {
-                        (rest.attempts, rest.due_ms, rest.delay_ms) = (*attempts, *due_ms, *delay_ms);
-                        if class.is_some() {
-                            rest.class = class;
-                        }
-                    });
-                })?;
-            }
-            EntryRecord::Failed { key, failure } => {
-                self.packed(key).ok_or_else(|| format!("no entry {key:?}"))?;
-                self.failures.put(*key, (**failure).clone());
-            }
-            EntryRecord::Changed { .. } => self.replay_changed(record)?,
-            EntryRecord::Redriving { keys, job, act } => self.replay_redriving(keys, *job, act)?,
-            EntryRecord::Edited { key, copy, act } => self.update(key, |packed| {
-                packed.remember();
-                packed.change_rare(|rare| {
-                    rare.versions.push(*copy);
-                    rare.act = act.clone();
-                });
-            })?,
-            EntryRecord::Past { key, past } => self.update(key, |packed| {
-                packed.change_rare(|rare| rare.past.clone_from(past));
-            })?,
-            EntryRecord::SourceLost { source, from, epoch } => {
-                if let Some(partition) = self.partitions.get_mut(source) {
-                    let start = At { offset: *from, epoch: PartitionEpoch::ZERO };
-                    let lost = partition.entries.range_mut(start..).filter(|(at, _)| at.epoch < *epoch);
-                    lost.for_each(|(_, packed)| packed.source_lost = true);
-                }
-            }
-            EntryRecord::Forgotten { keys } => {
-                for key in keys {
-                    if let Some(partition) = self.partitions.get_mut(&key.source) {
-                        partition.remove(At::of(key));
-                    }
-                    self.failures.forget(key);
-                }
-            }
-            EntryRecord::Job { job, state } => match state {
-                Some(state) => drop(self.jobs.insert(*job, state.clone())),
-                None => drop(self.jobs.remove(job)),
-            },
-            EntryRecord::Dropped { sources } => {
-                self.partitions.retain(|source, _| !sources.contains(source));
-                self.failures.retain(|key| !sources.contains(&key.source));
-            }
-        }
-        Ok(())
-    }
-
-    fn replay_opened(&mut self, key: &EntryKey, entry: &Entry) -> Result<(), String> {
-        if entry.blocked_by.is_some_and(|head| head.source != key.source) {
-            return Err(format!("entry {key:?} waits for one of another partition"));
-        }
-        let mut packed = Packed::pack(entry, &mut self.names);
-        let partition = self.partitions.entry(key.source).or_default();
-        if let Some(mut old) = partition.remove(At::of(key)) {
-            // The same copy may be told again after a crash: that is no other death.
-            if old.cycle() < packed.cycle() {
-                old.remember_death();
-                old.remember();
-                self.failures.forget(key);
-            }
-            packed.inherit(&mut old);
-        }
-        partition.insert(At::of(key), packed);
-        Ok(())
-    }
-
-    fn replay_changed(&mut self, record: &EntryRecord) -> Result<(), String> {
-        let EntryRecord::Changed { key, state, kind, cycle, job, attempts, reason, class, fingerprint, act } = record
-        else {
-            return Ok(());
-        };
-        let mut entry = self.get(key).ok_or_else(|| format!("no entry {key:?}"))?;
-        (entry.state, entry.kind, entry.cycle, entry.job) = (*state, *kind, *cycle, *job);
-        (entry.attempts, entry.reason) = (*attempts, *reason);
-        (entry.due_ms, entry.delay_ms) = (0, 0);
-        entry.class.clone_from(class);
-        entry.fingerprint.clone_from(fingerprint);
-        entry.act = act.clone();
-        let mut packed = Packed::pack(&entry, &mut self.names);
-        self.update(key, |old| {
-            old.remember();
-            packed.inherit(old);
-            *old = packed;
-        })
-    }
-
-    fn replay_redriving(&mut self, keys: &[EntryKey], job: Option<u64>, act: &Act) -> Result<(), String> {
-        if let Some(unknown) = keys.iter().find(|key| self.packed(key).is_none()) {
-            return Err(format!("no entry {unknown:?}"));
-        }
-        for key in keys {
-            self.update(key, |packed| {
-                packed.remember();
-                packed.change_rare(|rare| (rare.job, rare.act) = (job, act.clone()));
-                if job.is_some() {
-                    packed.change_rest(|rest| {
-                        rest.cycle = rest.cycle.saturating_add(1);
-                        (rest.attempts, rest.due_ms, rest.delay_ms) = (0, 0, 0);
-                    });
-                }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn packed(&self, key: &EntryKey) -> Option<&Packed> {
-        self.partitions.get(&key.source)?.entries.get(&At::of(key))
-    }
-
-    fn update(&mut self, key: &EntryKey, change: impl FnOnce(&mut Packed)) -> Result<(), String> {
-        let partition = self.partitions.get_mut(&key.source).ok_or_else(|| format!("no entry {key:?}"))?;
-        let mut packed = partition.remove(At::of(key)).ok_or_else(|| format!("no entry {key:?}"))?;
-        change(&mut packed);
-        partition.insert(At::of(key), packed);
-        Ok(())
-    }
-}
-
-impl Partition {
-    fn lane_state(&self, lane: LaneKey) -> LaneState {
-        match self.lanes.get(&lane) {
-            None => LaneState::Live,
-            Some(Holds { open: 0, .. }) => LaneState::Spilled,
-            Some(_) => LaneState::Dead,
-        }
-    }
-
-    fn open_of(&self, lane: LaneKey) -> impl Iterator<Item = At> + '_ {
-        let last = At { offset: Offset::MAX, epoch: PartitionEpoch::new(i32::MAX as u32).expect("the greatest epoch") };
-        let first = At { offset: Offset::ZERO, epoch: PartitionEpoch::ZERO };
-        self.open.range((lane, first)..=(lane, last)).map(|(_, at)| *at)
-    }
-
-    fn insert(&mut self, at: At, packed: Packed) {
-        *self.depths.entry(packed.depth()).or_default() += 1;
-        if let Some(job) = packed.job() {
-            self.redriving.insert((job, at));
-        }
-        let lane = packed.lane();
-        if !packed.state().is_closed() {
-            self.open.insert((lane, at));
-            if packed.holds {
-                let holds = self.lanes.entry(lane).or_default();
-                *holds.count(packed.state) += 1;
-                self.dead_lanes += u64::from(packed.state != StateTag::Spilled && holds.open == 1);
-            }
-        }
-        self.entries.insert(at, packed);
-    }
-
-    fn remove(&mut self, at: At) -> Option<Packed> {
-        let packed = self.entries.remove(&at)?;
-        let depth = packed.depth();
-        let count = self.depths.get_mut(&depth).expect("every entry is counted");
-        *count -= 1;
-        if *count == 0 {
-            self.depths.remove(&depth);
-        }
-        if let Some(job) = packed.job() {
-            self.redriving.remove(&(job, at));
-        }
-        let lane = packed.lane();
-        if !packed.state().is_closed() {
-            self.open.remove(&(lane, at));
-            if packed.holds {
-                let holds = self.lanes.get_mut(&lane).expect("the lane of an open entry is not live");
-                *holds.count(packed.state) -= 1;
-                self.dead_lanes -= u64::from(packed.state != StateTag::Spilled && holds.open == 0);
-                if holds.open == 0 && holds.spilled == 0 {
-                    self.lanes.remove(&lane);
-                }
-            }
-        }
-        Some(packed)
-    }
-}
-
-impl Holds {
-    fn count(&mut self, state: StateTag) -> &mut u32 {
-        if state == StateTag::Spilled { &mut self.spilled } else { &mut self.open }
-    }
-}
-
-impl PartialEq for EntryTable {
-    fn eq(&self, other: &Self) -> bool {
-        let past = |table: &Self| table.iter().map(|(key, _)| table.past(&key)).collect::<Vec<_>>();
-        self.jobs == other.jobs
-            && self.iter().eq(other.iter())
-            && past(self) == past(other)
-            && self.failures.iter().eq(other.failures.iter())
+        self.0.replay(record)
     }
 }
 

@@ -192,20 +192,182 @@ fn every_field_of_an_entry_comes_back_from_the_table_and_from_the_journal() {
     assert_eq!(serde_json::from_slice::<EntryTable>(&json).unwrap(), table);
 }
 
+/// One record of each kind, those of binary forms with all parts and with none.
+fn records() -> Vec<EntryRecord> {
+    let act = Act { actor: "ana".into(), time_ms: -1, note: "she \"knows\"".into() };
+    let opened = |key, entry| EntryRecord::Opened { key, entry: Box::new(entry) };
+    let full = Entry {
+        kind: EntryKind::Parked,
+        reason: DeadReason::Parked,
+        job: Some(u64::MAX),
+        cycle: u32::MAX,
+        copy: Offset::MAX,
+        attempts: u32::MAX,
+        due_ms: i64::MIN,
+        delay_ms: u64::MAX,
+        blocked_by: Some(key(1)),
+        holds: false,
+        versions: vec![Offset::ZERO, Offset::MAX],
+        act: act.clone(),
+        source_lost: true,
+        ..entry(u128::MAX, EntryState::Resolved { version: u32::MAX })
+    };
+    let elsewhere = EntryKey { source: source(9), ..key(1) };
+    let none = Entry { class: None, fingerprint: None, ..entry(0, EntryState::Expired) };
+    let changed = |state, job, class: Option<&str>| EntryRecord::Changed {
+        key: key(1 << 40),
+        state,
+        kind: EntryKind::Parked,
+        cycle: 3,
+        job,
+        attempts: 4,
+        reason: DeadReason::Undecodable,
+        class: class.map(str::to_owned),
+        fingerprint: class.map(str::to_owned),
+        act: act.clone(),
+    };
+    let epoch = PartitionEpoch::new(i32::MAX as u32).unwrap();
+    vec![
+        opened(key(5), full.clone()),
+        opened(EntryKey { epoch, ..key(5) }, none),
+        opened(key(5), Entry { blocked_by: Some(elsewhere), ..full }),
+        EntryRecord::Tried { key: key(6), attempts: 1, due_ms: i64::MAX, delay_ms: 9, class: Some("Zeitüber".into()) },
+        EntryRecord::Tried { key: key(6), attempts: 0, due_ms: -1, delay_ms: 0, class: None },
+        EntryRecord::Failed { key: key(6), failure: Box::default() },
+        changed(EntryState::Moved, Some(4), Some("E")),
+        changed(EntryState::Cleared, None, None),
+        EntryRecord::Redriving { keys: vec![key(1), key(2)], job: Some(1), act: act.clone() },
+        EntryRecord::Edited { key: key(7), copy: Offset::MAX, act },
+        EntryRecord::Past { key: key(7), past: Vec::new() },
+        EntryRecord::SourceLost { source: source(1), from: Offset::ZERO, epoch },
+        EntryRecord::Forgotten { keys: vec![key(3)] },
+        EntryRecord::Job { job: 1, state: Some("{}".into()) },
+        EntryRecord::Dropped { sources: vec![source(2)] },
+    ]
+}
+
+#[test]
+fn every_entry_record_comes_back_as_it_was() {
+    for record in records() {
+        assert_eq!(EntryRecord::decode(&record.encode()), Ok(record));
+    }
+}
+
 #[test]
 fn a_cut_or_flipped_entry_record_is_an_error_or_another_record_and_never_a_panic() {
-    let record = EntryRecord::Opened { key: key(5), entry: Box::new(entry(1, EntryState::Open)) };
-    let bytes = record.encode();
-    for length in 0..bytes.len() {
-        assert!(EntryRecord::decode(&bytes[..length]).is_err(), "{length} bytes");
-    }
-    for bit in 0..bytes.len() * 8 {
-        let mut flipped = bytes.clone();
-        flipped[bit / 8] ^= 1 << (bit % 8);
-        if let Ok(other) = EntryRecord::decode(&flipped) {
-            drop(EntryTable::default().replay(&other));
+    for record in records() {
+        let bytes = record.encode();
+        for length in 0..bytes.len() {
+            assert!(EntryRecord::decode(&bytes[..length]).is_err(), "{length} bytes of {record:?}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert!(EntryRecord::decode(&longer).is_err(), "a byte behind {record:?}");
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            if let Ok(other) = EntryRecord::decode(&flipped) {
+                assert_eq!(EntryRecord::decode(&other.encode()), Ok(other.clone()), "what it is read as is written so");
+                drop(EntryTable::default().replay(&other));
+            }
         }
     }
+}
+
+#[test]
+fn an_opened_a_tried_and_a_changed_entry_stand_in_the_journal_byte_by_byte_as_the_format_says() {
+    let blocked = Entry { blocked_by: Some(key(300)), ..entry(1, EntryState::Spilled) };
+    let opened = EntryRecord::Opened { key: key(301), entry: Box::new(blocked) }.encode();
+    let golden = [
+        &[1, 0x39][..],      // opened: holds, class, fingerprint, blocked
+        &[7; 16],            // topic
+        &[0, 0xad, 0x02, 0], // partition, offset, epoch
+        &[1],                // lane
+        &[0; 15],
+        &[3, 0, 1, 0], // slot, kind, state, reason
+        &[0, 9, 6],    // cycle, copy, attempts
+        &[0, 0, 40],   // due, delay, first delivery
+        &[100, 8, 50], // size, intent, death
+        &[7],
+        b"Timeout",
+        &[3],
+        b"f00",
+        &[0xac, 0x02, 0], // what blocks it
+    ];
+    assert_eq!(opened, golden.concat());
+    let class = Some("E".to_owned());
+    let tried = EntryRecord::Tried { key: key(5), attempts: 2, due_ms: 9, delay_ms: 300, class }.encode();
+    assert_eq!(tried, [&[2, 8][..], &[7; 16], &[0, 5, 0], &[2, 9, 0xac, 0x02], &[1, b'E']].concat());
+    let changed = EntryRecord::Changed {
+        key: key(5),
+        state: EntryState::Resolved { version: 4 },
+        kind: EntryKind::Parked,
+        cycle: 1,
+        job: Some(3),
+        attempts: 2,
+        reason: DeadReason::Spill,
+        class: None,
+        fingerprint: None,
+        act: Act { actor: "a".into(), time_ms: 60, note: String::new() },
+    };
+    let golden = [&[3, 4][..], &[7; 16], &[0, 5, 0], &[2, 4, 1, 1, 2, 6], &[3], &[1, b'a', 60, 0]];
+    assert_eq!(changed.encode(), golden.concat());
+}
+
+#[test]
+fn an_entry_record_with_a_flag_or_a_state_that_nobody_knows_is_refused_in_words() {
+    let bytes = EntryRecord::Opened { key: key(5), entry: Box::new(entry(1, EntryState::Open)) }.encode();
+    let changed = |at: usize, value: u8| {
+        let mut bytes = bytes.clone();
+        bytes[at] = value;
+        EntryRecord::decode(&bytes).unwrap_err()
+    };
+    let state = 2 + 16 + 3 + 16 + 1 + 1;
+    assert!(changed(state, 7).contains("unknown state"));
+    assert!(changed(state - 1, 2).contains("unknown kind"));
+    assert!(changed(state + 1, 8).contains("unknown reason"));
+    let mut flagged = bytes.clone();
+    flagged.splice(1..2, [0x80 | bytes[1], 0x02]);
+    assert!(EntryRecord::decode(&flagged).unwrap_err().contains("unknown flags"));
+    assert!(EntryRecord::decode(&[9, 1, 2]).is_err(), "a tag that nobody knows");
+    assert!(EntryRecord::decode(&[]).is_err());
+}
+
+#[test]
+fn ak_7_an_entry_on_its_way_is_short() {
+    let parked = Entry {
+        kind: EntryKind::Parked,
+        reason: DeadReason::Spill,
+        blocked_by: Some(key(600_000)),
+        class: None,
+        fingerprint: None,
+        copy: Offset::new(70_000).unwrap(),
+        dead_ms: 1_763_700_000_000,
+        ..entry(u128::MAX, EntryState::Spilled)
+    };
+    let opened = EntryRecord::Opened { key: key(700_000), entry: Box::new(parked) };
+    assert!(opened.encode().len() <= 72, "{}", opened.encode().len());
+}
+
+#[test]
+fn dl_12_the_replica_of_the_journal_makes_the_table_that_the_same_records_make() {
+    let (mut table, mut replica) = (EntryTable::default(), EntryReplica::default());
+    for offset in 0..200 {
+        let state = if offset % 3 == 0 { EntryState::Open } else { EntryState::Spilled };
+        let holds = offset % 5 != 0;
+        let entry = Entry { holds, ..entry(u128::from(offset % 7), state) };
+        let opened = EntryRecord::Opened { key: key(offset * 37 % 200), entry: Box::new(entry) };
+        table.replay(&opened).unwrap();
+        replica.replay(&opened).unwrap();
+    }
+    let forgotten = EntryRecord::Forgotten { keys: (0..50).map(key).collect() };
+    table.replay(&forgotten).unwrap();
+    replica.replay(&forgotten).unwrap();
+    let again = replica.table();
+    assert_eq!(again, table);
+    assert_eq!(again.lanes().collect::<Vec<_>>(), table.lanes().collect::<Vec<_>>());
+    assert_eq!(again.depths(source(0)).collect::<Vec<_>>(), table.depths(source(0)).collect::<Vec<_>>());
+    assert_eq!((again.open_len(), replica.open_len()), (table.open_len(), table.open_len()));
+    assert!(replica.records().eq(table.records()));
 }
 
 #[test]

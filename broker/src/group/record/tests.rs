@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::codec::put;
+use super::super::packing::put;
 use super::*;
 use crate::group::{GroupConfig, Mode};
 use crate::model::GroupId;
@@ -48,12 +48,70 @@ fn intent() -> Intent {
         first_failure_ms: 2,
         last_failure_ms: 3,
         dead_ms: 4,
-        error: Some(ErrorInfo { class: "E".into(), message: "m\n".into(), ..ErrorInfo::default() }),
+        error: Some(Box::new(ErrorInfo { class: "E".into(), message: "m\n".into(), ..ErrorInfo::default() })),
         member: Some(MemberId([9; 16])),
         client_version: "1".into(),
         blocked_by: Some(key),
         dlq_end: at(100),
         records: 1,
+    }
+}
+
+/// What most intents are: a record behind others of its key.
+fn parked() -> Intent {
+    let blocked_by = Some(EntryKey { offset: at(600_000), ..intent().key });
+    Intent {
+        key: EntryKey { offset: at(700_000), ..intent().key },
+        kind: EntryKind::Parked,
+        reason: DeadReason::Spill,
+        spilled: true,
+        holds: true,
+        source_lost: true,
+        cleared: false,
+        size_bytes: 108,
+        cycle: 0,
+        attempts: 0,
+        due_ms: 0,
+        delay_ms: 0,
+        first_delivery_ms: 0,
+        first_failure_ms: 0,
+        last_failure_ms: 0,
+        dead_ms: 1_763_700_000_000,
+        error: None,
+        member: None,
+        client_version: String::new(),
+        blocked_by,
+        dlq_end: at(70_000),
+        ..intent()
+    }
+}
+
+/// One that no machine makes, with the greatest and the least numbers.
+fn elsewhere() -> Intent {
+    let elsewhere = EntryKey {
+        source: Source { partition: PartitionId(u32::MAX), ..source() },
+        offset: Offset::MAX,
+        epoch: PartitionEpoch::new(i32::MAX as u32).unwrap(),
+    };
+    let text = || "ü".repeat(200);
+    let error = ErrorInfo { class: text(), message: text(), stack: text(), fingerprint: text(), trace: String::new() };
+    Intent {
+        slot: KeySlot::new(0).unwrap(),
+        reason: DeadReason::Parked,
+        size_bytes: u32::MAX,
+        cycle: u32::MAX,
+        attempts: u32::MAX,
+        records: u32::MAX,
+        due_ms: i64::MIN,
+        delay_ms: u64::MAX,
+        first_delivery_ms: -1,
+        first_failure_ms: i64::MAX,
+        error: Some(Box::new(error)),
+        member: None,
+        client_version: text(),
+        blocked_by: Some(elsewhere),
+        dlq_end: Offset::MAX,
+        ..intent()
     }
 }
 
@@ -139,7 +197,10 @@ fn all() -> Vec<GroupRecord> {
         GroupRecord::Tried { source, tries: vec![tried(), Tried { class: String::new(), ..tried() }] },
         GroupRecord::Committed { source, next: at(4), epoch: PartitionEpoch::ZERO, metadata: "m".into() },
         GroupRecord::Intended { number: 4, intent: Box::new(intent()) },
+        GroupRecord::Intended { number: u64::MAX, intent: Box::new(parked()) },
+        GroupRecord::Intended { number: 1, intent: Box::new(elsewhere()) },
         GroupRecord::Arrived { source, number: 4, how: Some(SettledAs::Dead) },
+        GroupRecord::Arrived { source, number: 1 << 40, how: None },
         GroupRecord::Reset { floors: vec![start()], clear: true, epoch: 6, undo: false, act: act() },
         GroupRecord::Cleared,
         GroupRecord::Paused(pause),
@@ -212,6 +273,63 @@ fn a_settled_record_of_one_run_is_small() {
     assert!(encode(GroupId(1), &record).len() <= 34, "{}", encode(GroupId(1), &record).len());
 }
 
+#[test]
+fn an_intent_and_its_arrival_stand_in_the_journal_byte_by_byte_as_the_format_says() {
+    let intended = encode(GroupId(1), &GroupRecord::Intended { number: 300, intent: Box::new(intent()) });
+    let golden = [
+        &[1, 0, 0, 0, 0, 0, 0, 0][..], // group
+        &[TAG_INTENDED, 0x7a],         // holds, cleared, error, member, blocked
+        &[0xac, 0x02],                 // number
+        &[3; 16],                      // topic
+        &[2, 7, 0],                    // partition, offset, epoch
+        &[0xfe],                       // lane
+        &[0xff; 15],
+        &[0xff, 0x1f],                       // slot
+        &[0, 1],                             // kind, reason
+        &[10, 2, 6, 1],                      // size, cycle, attempts, records
+        &[11, 0xac, 0x02],                   // due, delay
+        &[1, 2, 3, 4],                       // times
+        &[100],                              // end of the dead letters
+        &[1, b'1'],                          // client version
+        &[1, b'E', 2, b'm', b'\n', 0, 0, 0], // error
+        &[9; 16],                            // member
+        &[7, 0],                             // what blocks it
+    ];
+    assert_eq!(intended, golden.concat());
+    let arrived =
+        encode(GroupId(1), &GroupRecord::Arrived { source: source(), number: 300, how: Some(SettledAs::Parked) });
+    let golden = [&[1, 0, 0, 0, 0, 0, 0, 0, TAG_ARRIVED][..], &[3; 16], &[2, 0xac, 0x02, 4]];
+    assert_eq!(arrived, golden.concat());
+}
+
+#[test]
+fn an_intent_with_a_flag_a_kind_or_a_way_that_nobody_knows_is_refused_in_words() {
+    let flags = 9;
+    let mut bytes = encode(GroupId(1), &GroupRecord::Intended { number: 1, intent: Box::new(parked()) });
+    assert_eq!(bytes[flags] & 0x80, 0, "the flags take one byte");
+    bytes[flags] |= 0x80;
+    bytes.insert(flags + 1, 0x02);
+    assert!(decode(&bytes).unwrap_err().contains("unknown flags"), "{:?}", decode(&bytes));
+    let mut bytes = encode(GroupId(1), &GroupRecord::Intended { number: 1, intent: Box::new(intent()) });
+    let kind = 9 + 1 + 1 + 16 + 3 + 16 + 2;
+    bytes[kind] = 2;
+    assert!(decode(&bytes).unwrap_err().contains("unknown kind"), "{:?}", decode(&bytes));
+    bytes[kind] = 0;
+    bytes[kind + 1] = 8;
+    assert!(decode(&bytes).unwrap_err().contains("unknown reason"), "{:?}", decode(&bytes));
+    let mut bytes = encode(GroupId(1), &GroupRecord::Arrived { source: source(), number: 1, how: None });
+    *bytes.last_mut().unwrap() = 7;
+    assert!(decode(&bytes).unwrap_err().contains("way to settle"), "{:?}", decode(&bytes));
+}
+
+#[test]
+fn ak_7_an_intent_on_its_way_is_short() {
+    let intended = encode(GroupId(1), &GroupRecord::Intended { number: 70_000, intent: Box::new(parked()) });
+    assert!(intended.len() <= 90, "{}", intended.len());
+    let arrived = GroupRecord::Arrived { source: source(), number: 70_000, how: Some(SettledAs::Parked) };
+    assert!(encode(GroupId(1), &arrived).len() <= 32);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
 
@@ -233,7 +351,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_behind_a_tag_never_panic(tag in 0..4_u8, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_bytes_behind_a_tag_never_panic(tag in 0..7_u8, bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let mut all = vec![0; 8];
         all.push(tag);
         all.extend(bytes);
