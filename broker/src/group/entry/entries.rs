@@ -1,7 +1,7 @@
 //! All entries of a group, in little memory, and the one way in which they change.
 //!
 //! A million entries must fit, twice (the journal keeps a replica): what most entries lack is boxed, names of errors
-//! are shared, pages have their own size. They are handed out as [`Entry`]s by value.
+//! and actors are shared, pages have their own size. They are handed out as [`Entry`]s by value.
 
 use std::collections::BTreeMap;
 
@@ -99,13 +99,14 @@ impl<I: Index> Entries<I> {
             }
             EntryRecord::Changed { .. } => self.replay_changed(record)?,
             EntryRecord::Redriving { keys, job, act } => self.replay_redriving(keys, *job, act)?,
-            EntryRecord::Edited { key, copy, act } => self.update(key, |packed| {
-                packed.remember();
-                packed.change_rare(|rare| {
-                    rare.versions.push(*copy);
-                    rare.act = act.clone();
-                });
-            })?,
+            EntryRecord::Edited { key, copy, act } => {
+                let act = self.names.share_act(act);
+                self.update(key, |packed| {
+                    packed.remember();
+                    packed.set_act(act);
+                    packed.change_rare(|rare| rare.versions.push(*copy));
+                })?;
+            }
             EntryRecord::Past { key, past } => self.update(key, |packed| {
                 packed.change_rare(|rare| rare.past.clone_from(past));
             })?,
@@ -179,10 +180,12 @@ impl<I: Index> Entries<I> {
         if let Some(unknown) = keys.iter().find(|key| self.packed(key).is_none()) {
             return Err(format!("no entry {unknown:?}"));
         }
+        let act = self.names.share_act(act);
         for key in keys {
             self.update(key, |packed| {
                 packed.remember();
-                packed.change_rare(|rare| (rare.job, rare.act) = (job, act.clone()));
+                packed.set_act(act.clone());
+                packed.change_rare(|rare| rare.job = job);
                 if job.is_some() {
                     packed.change_rest(|rest| {
                         rest.cycle = rest.cycle.saturating_add(1);

@@ -1,5 +1,6 @@
 //! An entry as the table keeps it: what most entries lack is boxed, names are shared.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -57,42 +58,69 @@ pub(super) struct Rest {
     pub(super) due_ms: i64,
     pub(super) delay_ms: u64,
     pub(super) first_delivery_ms: i64,
+    pub(super) act_ms: i64,
     pub(super) cycle: u32,
     pub(super) attempts: u32,
-    pub(super) class: Option<Arc<str>>,
-    pub(super) fingerprint: Option<Arc<str>>,
+    pub(super) resolved: u32,
+    pub(super) class: Option<Name>,
+    pub(super) fingerprint: Option<Name>,
+    pub(super) actor: Option<Name>,
+    pub(super) note: Option<Name>,
     pub(super) rare: Option<Box<Rare>>,
 }
+
+const _: () = assert!(size_of::<Rest>() <= 96, "every entry that was handled has it, twice");
 
 /// What few entries have.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Rare {
     pub(super) job: Option<u64>,
-    pub(super) resolved: u32,
     pub(super) versions: Vec<Offset>,
-    pub(super) act: Act,
     pub(super) past: Vec<Past>,
+}
+
+/// A shared string behind one word: most entries have several.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Name(Arc<String>);
+
+impl Borrow<str> for Name {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 /// One string for each name, shared by all who carry it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Names {
-    all: BTreeSet<Arc<str>>,
+    all: BTreeSet<Name>,
     sweep_at: usize,
 }
 
+/// An [`Act`] whose texts are shared.
+#[derive(Debug, Clone)]
+pub(super) struct SharedAct {
+    time_ms: i64,
+    actor: Option<Name>,
+    note: Option<Name>,
+}
+
 impl Names {
-    pub(super) fn share(&mut self, name: &str) -> Arc<str> {
+    pub(super) fn share(&mut self, name: &str) -> Name {
         if let Some(shared) = self.all.get(name) {
             return shared.clone();
         }
         if self.all.len() >= self.sweep_at {
-            self.all.retain(|name| Arc::strong_count(name) > 1);
+            self.all.retain(|name| Arc::strong_count(&name.0) > 1);
             self.sweep_at = 2 * self.all.len() + 256;
         }
-        let shared: Arc<str> = name.into();
+        let shared = Name(Arc::new(name.to_owned()));
         self.all.insert(shared.clone());
         shared
+    }
+
+    pub(super) fn share_act(&mut self, act: &Act) -> SharedAct {
+        let mut share = |text: &str| (!text.is_empty()).then(|| self.share(text));
+        SharedAct { time_ms: act.time_ms, actor: share(&act.actor), note: share(&act.note) }
     }
 }
 
@@ -138,20 +166,21 @@ impl StateTag {
 impl Packed {
     /// Packs an entry.
     pub(super) fn pack(entry: &Entry, names: &mut Names) -> Self {
-        let (versions, act) = (entry.versions.clone(), entry.act.clone());
-        let mut rare = Rare { job: entry.job, resolved: 0, versions, act, past: Vec::new() };
-        if let EntryState::Resolved { version } = entry.state {
-            rare.resolved = version;
-        }
+        let rare = Rare { job: entry.job, versions: entry.versions.clone(), past: Vec::new() };
+        let act = names.share_act(&entry.act);
         let mut share = |name: &Option<String>| name.as_deref().map(|name| names.share(name));
         let rest = Rest {
             due_ms: entry.due_ms,
             delay_ms: entry.delay_ms,
             first_delivery_ms: entry.first_delivery_ms,
+            act_ms: act.time_ms,
             cycle: entry.cycle,
             attempts: entry.attempts,
+            resolved: if let EntryState::Resolved { version } = entry.state { version } else { 0 },
             class: share(&entry.class),
             fingerprint: share(&entry.fingerprint),
+            actor: act.actor,
+            note: act.note,
             rare: (rare != Rare::default()).then(|| Box::new(rare)),
         };
         let blocked = entry.blocked_by.map(|head| (head.offset, head.epoch));
@@ -190,8 +219,11 @@ impl Packed {
 
     /// Remembers what it is: something else is about to be done to it. Its death is told by the entry itself.
     pub(super) fn remember(&mut self) {
-        let Some(rare) = self.rare().filter(|rare| rare.act.time_ms != 0) else { return };
-        let was = Past { state: self.state(), job: self.job(), cycle: self.cycle(), act: rare.act.clone() };
+        let act = self.act();
+        if act.time_ms == 0 {
+            return;
+        }
+        let was = Past { state: self.state(), job: self.job(), cycle: self.cycle(), act };
         self.change_rare(|rare| {
             // The first one is kept, and the last ones.
             if rare.past.len() >= PAST_KEPT {
@@ -217,6 +249,19 @@ impl Packed {
         }
     }
 
+    /// The last thing done to it.
+    fn act(&self) -> Act {
+        let Some(rest) = self.rest.as_deref() else { return Act::default() };
+        let text = |name: &Option<Name>| name.as_ref().map(|name| String::clone(&name.0)).unwrap_or_default();
+        Act { actor: text(&rest.actor), time_ms: rest.act_ms, note: text(&rest.note) }
+    }
+
+    /// Something was done to it.
+    pub(super) fn set_act(&mut self, act: SharedAct) {
+        let SharedAct { time_ms, actor, note } = act;
+        self.change_rest(|rest| (rest.act_ms, rest.actor, rest.note) = (time_ms, actor, note));
+    }
+
     fn rare(&self) -> Option<&Rare> {
         self.rest.as_deref().and_then(|rest| rest.rare.as_deref())
     }
@@ -226,7 +271,7 @@ impl Packed {
     }
 
     pub(super) fn state(&self) -> EntryState {
-        self.state.state(self.rare().map_or(0, |rare| rare.resolved))
+        self.state.state(self.rest.as_ref().map_or(0, |rest| rest.resolved))
     }
 
     pub(super) fn depth(&self) -> (EntryKind, StateTag, bool, DeadReason) {
@@ -259,15 +304,15 @@ impl Packed {
             delay_ms: rest.delay_ms,
             first_delivery_ms: rest.first_delivery_ms,
             reason: self.reason,
-            class: rest.class.as_deref().map(str::to_owned),
-            fingerprint: rest.fingerprint.as_deref().map(str::to_owned),
+            class: rest.class.as_ref().map(|name| String::clone(&name.0)),
+            fingerprint: rest.fingerprint.as_ref().map(|name| String::clone(&name.0)),
             blocked_by: self.blocked.then_some(EntryKey { source, offset, epoch }),
             holds: self.holds,
             size_bytes: self.size_bytes,
             versions: self.rare().map(|rare| rare.versions.clone()).unwrap_or_default(),
             dead_ms: self.dead_ms,
             intent: self.intent,
-            act: self.rare().map(|rare| rare.act.clone()).unwrap_or_default(),
+            act: self.act(),
             source_lost: self.source_lost,
         }
     }
