@@ -23,7 +23,7 @@ mod codec;
 
 use serde::{Deserialize, Serialize};
 
-pub use codec::{decode, encode, encode_into};
+pub use codec::{TAG_ARRIVED, TAG_ASSIGNED, TAG_INTENDED, TAG_SETTLED, TAG_TRIED, decode, encode, encode_into};
 
 use super::config::{GroupConfig, GroupTopic};
 use super::cursor_cut::CursorCut;
@@ -34,17 +34,6 @@ use crate::model::{
     AssignmentEpoch, GroupName, KeySlot, LaneKey, MemberEpoch, MemberId, Offset, OffsetRange, PartitionEpoch,
     PartitionId, SlotRange, Source, TopicUuid,
 };
-
-/// First byte of a binary [`GroupRecord::Settled`].
-pub const TAG_SETTLED: u8 = 1;
-/// First byte of a binary [`GroupRecord::Tried`].
-pub const TAG_TRIED: u8 = 2;
-/// First byte of a binary [`GroupRecord::Assigned`].
-pub const TAG_ASSIGNED: u8 = 3;
-/// First byte of a binary [`GroupRecord::Intended`].
-pub const TAG_INTENDED: u8 = 4;
-/// First byte of a binary [`GroupRecord::Arrived`].
-pub const TAG_ARRIVED: u8 = 5;
 
 /// How records were settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

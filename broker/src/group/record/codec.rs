@@ -5,12 +5,20 @@
 use std::collections::HashMap;
 
 use super::super::packing::{Input, put, put_lane, put_one_of, put_place, put_signed, put_source, put_text};
-use super::{
-    DeadReason, EntryKind, ErrorInfo, GroupRecord, Intent, OwnedRun, SettledAs, TAG_ARRIVED, TAG_ASSIGNED,
-    TAG_INTENDED, TAG_SETTLED, TAG_TRIED, Tried,
-};
+use super::{DeadReason, EntryKind, ErrorInfo, GroupRecord, Intent, OwnedRun, SettledAs, Tried};
 use crate::limits::KEY_SLOTS;
 use crate::model::{AssignmentEpoch, GroupId, MemberId, Offset, OffsetRange, SlotRange, Source};
+
+/// First byte of a binary [`GroupRecord::Settled`].
+pub const TAG_SETTLED: u8 = 1;
+/// First byte of a binary [`GroupRecord::Tried`].
+pub const TAG_TRIED: u8 = 2;
+/// First byte of a binary [`GroupRecord::Assigned`].
+pub const TAG_ASSIGNED: u8 = 3;
+/// First byte of a binary [`GroupRecord::Intended`].
+pub const TAG_INTENDED: u8 = 4;
+/// First byte of a binary [`GroupRecord::Arrived`].
+pub const TAG_ARRIVED: u8 = 5;
 
 /// Flags of an intent.
 const SPILLED: u64 = 1;
