@@ -31,8 +31,8 @@ pub(super) enum Closed {
 pub(super) enum Part {
     /// Stored batches.
     Batches(v1::RecordBatches),
-    /// Nothing before this offset will come.
-    Gap(u64),
+    /// Nothing from the first offset up to the second will come.
+    Gap(u64, u64),
 }
 
 /// Something to do.
@@ -104,6 +104,16 @@ impl Inbox {
         if state.entries.is_empty() { state.parts.pop_front() } else { None }
     }
 
+    /// The credit of the parts of the log that were not taken, and are not any more.
+    pub(super) fn drop_parts(&self) -> (u64, u64) {
+        let parts = std::mem::take(&mut self.state.lock().parts);
+        let credits = parts.iter().map(|part| match part {
+            Part::Batches(batches) => credit_of(batches),
+            Part::Gap(..) => (0, 0),
+        });
+        credits.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1))
+    }
+
     /// Records that came through entries and were not begun.
     pub(super) fn take_entries(&self) -> Vec<ConsumedRecord> {
         self.state.lock().entries.drain(..).collect()
@@ -134,6 +144,13 @@ impl Inbox {
     }
 }
 
+/// Records and bytes that a frame takes of the credit: the broker counts offsets, those that are passed too.
+pub(super) fn credit_of(batches: &v1::RecordBatches) -> (u64, u64) {
+    let records = unsigned(batches.reached_offset).saturating_sub(unsigned(batches.from_offset));
+    let bytes: usize = batches.batches.iter().map(|stored| stored.batch.len()).sum();
+    (records, bytes as u64)
+}
+
 /// A record of the log, or what stands for some.
 #[derive(Debug)]
 pub(super) enum Item {
@@ -141,6 +158,9 @@ pub(super) enum Item {
     Apply { record: Box<ConsumedRecord>, entry: Option<AppliedEntry> },
     /// Nothing is applied up to this offset; the epoch of the record before it, if known.
     Pass { to: u64, epoch: Option<u32> },
+    /// Nothing of these offsets will come. What lies before may be on its way still: the frame behind it passes the gap
+    /// then.
+    Gap { from: u64, to: u64 },
     /// Its key is dead: it is parked, unless the key lives again (rule AK-8).
     Blocked(Box<ConsumedRecord>),
 }
@@ -152,7 +172,7 @@ impl Item {
         match self {
             Self::Apply { record, entry } => Self::Apply { record: mark(record), entry },
             Self::Blocked(record) => Self::Blocked(mark(record)),
-            pass @ Self::Pass { .. } => pass,
+            other @ (Self::Pass { .. } | Self::Gap { .. }) => other,
         }
     }
 }
@@ -235,6 +255,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn fc_2_the_credit_of_what_is_dropped_is_known() {
+        let stored = |size: usize| v1::StoredBatch { batch: vec![0; size].into(), ..v1::StoredBatch::default() };
+        let frame = |from_offset, reached_offset, sizes: &[usize]| {
+            let batches = sizes.iter().map(|size| stored(*size)).collect();
+            Part::Batches(v1::RecordBatches { from_offset, reached_offset, batches, ..v1::RecordBatches::default() })
+        };
+        let inbox = Inbox::default();
+        inbox.put(frame(10, 15, &[100, 20]));
+        inbox.put(Part::Gap(15, 20));
+        inbox.put(frame(20, 21, &[7]));
+        assert_eq!((inbox.drop_parts(), inbox.drop_parts()), ((6, 127), (0, 0)));
+        assert!(inbox.take().is_none());
+    }
+
     fn item(why: v1::marked_offset::Why, edited: Option<v1::Record>) -> Result<Item, Error> {
         marked(&source(), record(), Some(v1::MarkedOffset { offset: 7, why: Some(why), edited }))
     }
@@ -264,11 +299,11 @@ mod tests {
     #[test]
     fn entries_come_first_and_nothing_is_lost_by_a_second_reason_to_close() {
         let inbox = Inbox::default();
-        inbox.put(Part::Gap(3));
+        inbox.put(Part::Gap(2, 3));
         inbox.put_entry(ConsumedRecord::of_log(&source(), record()));
         assert!(inbox.take_part().is_none(), "an entry waits");
         assert!(matches!(inbox.take(), Some(Arrival::Entry(_))));
-        assert!(matches!(inbox.take(), Some(Arrival::Part(Part::Gap(3)))));
+        assert!(matches!(inbox.take(), Some(Arrival::Part(Part::Gap(2, 3)))));
         inbox.close(Closed::Lost);
         inbox.close(Closed::Revoked);
         assert_eq!(inbox.closed(), Some(Closed::Lost));

@@ -1,6 +1,7 @@
 //! One stream of a projection's member: verbs and their answers, credit, and whether it is still there.
 //!
-//! Invariant: whoever waits for an answer is told when the stream is gone.
+//! Invariants: whoever waits for an answer is told when the stream is gone; the credit of all that came is granted again,
+//! whether it was handled or dropped.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -92,6 +93,12 @@ impl Link {
         if let Some(waiting) = self.waiting.lock().remove(&sequence) {
             let _ = waiting.send(answer);
         }
+    }
+
+    /// Credit of what was dropped is free again; it is granted with what comes next.
+    pub(super) fn dropped(&self, records: u64, bytes: u64) {
+        let mut free = self.free.lock();
+        (free.0, free.1) = (free.0 + records, free.1 + bytes);
     }
 
     /// Credit is free again; it is granted when it is worth a frame, or `now`.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::inbox::{Closed, Inbox, Part};
+use super::inbox::{self, Closed, Inbox, Part};
 use super::link::{Answer, Link};
 use super::status::{ProjectionStatus, UnitBoard, UnitState};
 use super::store::{Step, Store};
@@ -110,7 +110,7 @@ impl<S: Store> Member<S> {
                     stream.finish().await;
                     self.status.send_modify(|status| {
                         status.connected = false;
-                        status.units.retain(|_, unit| unit.state == UnitState::Stopped);
+                        status.retain(|_, unit| unit.state == UnitState::Stopped);
                     });
                     ended
                 }
@@ -265,6 +265,10 @@ impl<S: Store> Member<S> {
                 let unit = stream.running.get(&batches.source_id);
                 if let Some(unit) = unit.filter(|unit| unit.assignment_epoch == batches.assignment_epoch) {
                     unit.inbox.put(Part::Batches(batches));
+                } else {
+                    // It was on its way when the partition was let go.
+                    let (records, bytes) = inbox::credit_of(&batches);
+                    stream.link.dropped(records, bytes);
                 }
             }
             Told::Records(records) => {
@@ -403,7 +407,7 @@ impl Stream {
             let error = format!("offsets {from} to {to} are gone ({:?}): accept the gap, or rebuild", gap.reason());
             unit.board.state(UnitState::AtGap, Some(error));
         } else if gap.reason() != v1::GapReason::Truncated {
-            unit.inbox.put(Part::Gap(to));
+            unit.inbox.put(Part::Gap(from, to));
         }
     }
 

@@ -87,6 +87,8 @@ impl UnitStatus {
 #[derive(Debug, Clone, Default)]
 pub struct ProjectionStatus {
     pub(super) units: BTreeMap<(String, u32), UnitStatus>,
+    /// Records that were applied in partitions that it does not have any more.
+    past_records: u64,
     /// Whether there is a stream to the broker.
     pub connected: bool,
     /// Why it has ended, if it has by an error.
@@ -114,9 +116,19 @@ impl ProjectionStatus {
         self.units.values().filter(|unit| unit.state == UnitState::Stalled).count()
     }
 
-    /// Records applied by this program.
+    /// Records applied by this program, also in partitions that it does not have any more; it stays when it has ended.
     pub fn applied_records(&self) -> u64 {
-        self.units.values().map(|unit| unit.applied_records).sum()
+        self.past_records + self.units.values().map(|unit| unit.applied_records).sum::<u64>()
+    }
+
+    /// Partitions that are not kept are this program's no more; what it applied in them still counts.
+    pub(super) fn retain(&mut self, keep: impl Fn(&(String, u32), &UnitStatus) -> bool) {
+        let past = &mut self.past_records;
+        self.units.retain(|key, unit| {
+            let keeps = keep(key, unit);
+            *past += if keeps { 0 } else { unit.applied_records };
+            keeps
+        });
     }
 
     /// How stale the read model is, in seconds: the age of the oldest record that this program has not applied.
@@ -174,6 +186,30 @@ impl UnitBoard {
 
     /// It is this program's no more.
     pub(super) fn remove(&self) {
-        self.all.send_modify(|status| status.units.retain(|key, unit| *key != self.key || unit.serial != self.serial));
+        self.all.send_modify(|status| status.retain(|key, unit| *key != self.key || unit.serial != self.serial));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_applied_counts_after_a_partition_has_gone_and_come_again() {
+        let (all, _) = watch::channel(ProjectionStatus::default());
+        let all = Arc::new(all);
+        let first = UnitBoard::new(&all, "t", 0);
+        first.change(|unit| unit.applied_records = 7);
+        // A later task of the same partition goes on from there.
+        let second = UnitBoard::new(&all, "t", 0);
+        second.change(|unit| unit.applied_records += 2);
+        first.remove();
+        assert_eq!(all.borrow().applied_records(), 9, "the partition is the second one's");
+        second.remove();
+        assert_eq!((all.borrow().units().count(), all.borrow().applied_records()), (0, 9));
+        let third = UnitBoard::new(&all, "t", 0);
+        third.change(|unit| unit.applied_records += 1);
+        all.send_modify(|status| status.retain(|_, _| false));
+        assert_eq!(all.borrow().applied_records(), 10);
     }
 }

@@ -149,6 +149,8 @@ impl<S: Store> UnitTask<S> {
         let end = match self.live().await {
             Ok(end) | Err(end) => end,
         };
+        let (held, dropped) = (self.held, self.inbox.drop_parts());
+        self.link.dropped(held.0 + dropped.0, held.1 + dropped.1);
         match &end {
             End::Failed(error) => self.board.state(UnitState::Stopped, Some(error.to_string())),
             End::Revoked | End::Lost => self.board.remove(),

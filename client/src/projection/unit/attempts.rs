@@ -9,7 +9,7 @@ use sawlog_proto::v1::{self, consume_request::Frame};
 use super::super::inbox::Item;
 use super::super::link::Answer;
 use super::super::poison::{self, CONSUMER_CRASH, Next, OnPoison, TIMEOUT};
-use super::super::store::{Applied, ApplyError, Step, Store, Work, WorkItem};
+use super::super::store::{Applied, AppliedEntry, ApplyError, Step, Store, Work, WorkItem};
 use super::taking::Batch;
 use super::{End, Queued, UnitTask};
 use crate::consumer::{ConsumedRecord, HandlerError, now};
@@ -220,14 +220,24 @@ impl<S: Store> UnitTask<S> {
     }
 
     /// A record of a dead key: parked behind it, unless the key lives again (rule AK-8).
-    pub(super) async fn park(&mut self, record: ConsumedRecord, failures: u32, batch: &mut Batch) -> Result<(), End> {
+    pub(super) async fn park(
+        &mut self,
+        record: ConsumedRecord,
+        entry: Option<AppliedEntry>,
+        failures: u32,
+        batch: &mut Batch,
+    ) -> Result<(), End> {
         if self.letter(&record, EntryKind::Parked, None).await? {
             batch.pass(record.offset + 1, Some(record.epoch));
+            // It may be dead anew: what was sent while it lived is not marked.
+            if let Some(key) = record.key {
+                self.dead_keys.insert(key);
+            }
         } else {
             if let Some(key) = &record.key {
                 self.dead_keys.remove(key);
             }
-            batch.add(record, None, failures);
+            batch.add(record, entry, failures);
         }
         Ok(())
     }

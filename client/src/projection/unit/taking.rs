@@ -5,7 +5,6 @@ use super::super::status::UnitState;
 use super::super::store::{AppliedEntry, Store, WorkItem};
 use super::{End, Queued, UnitTask};
 use crate::consumer::ConsumedRecord;
-use crate::types::unsigned;
 
 /// What goes into a transaction.
 #[derive(Debug)]
@@ -71,12 +70,9 @@ impl<S: Store> UnitTask<S> {
     async fn open(&mut self, part: Part) -> Result<(), End> {
         self.give_credit().await?;
         match part {
-            Part::Gap(to) => self.push(Item::Pass { to, epoch: None }),
+            Part::Gap(from, to) => self.push(Item::Gap { from, to }),
             Part::Batches(batches) => {
-                // The broker counts offsets, those that are passed too.
-                let records = unsigned(batches.reached_offset).saturating_sub(unsigned(batches.from_offset));
-                let bytes: usize = batches.batches.iter().map(|stored| stored.batch.len()).sum();
-                self.held = (records, bytes as u64);
+                self.held = inbox::credit_of(&batches);
                 let oldest = batches.batches.first().and_then(|stored| stored.info.as_ref());
                 let oldest = oldest.map(|info| info.append_time_ms);
                 self.board.change(|unit| {
@@ -130,15 +126,19 @@ impl<S: Store> UnitTask<S> {
         let Queued { item, failures, .. } = queued;
         match item {
             Item::Pass { to, epoch } => batch.pass(to, epoch),
+            Item::Gap { from, to } => batch.pass_gap(from, to),
             Item::Apply { record, .. } if record.offset < self.next => drop(record),
-            Item::Apply { record, entry: None } if self.is_dead(&record) => self.park(*record, failures, batch).await?,
+            // Also what was resolved: before it in its key something has failed here.
+            Item::Apply { record, entry } if self.is_dead(&record) => {
+                self.park(*record, entry, failures, batch).await?
+            }
             Item::Apply { record, entry: None } if self.suspect => {
                 self.suspect = false;
                 return self.bury_suspect(*record, batch).await;
             }
             Item::Apply { record, entry } => batch.add(*record, entry, failures),
             Item::Blocked(record) if record.offset < self.next => drop(record),
-            Item::Blocked(record) => self.park(*record, failures, batch).await?,
+            Item::Blocked(record) => self.park(*record, None, failures, batch).await?,
         }
         Ok(())
     }
@@ -155,10 +155,34 @@ impl Batch {
         }
     }
 
+    /// Nothing of these offsets will come.
+    fn pass_gap(&mut self, from: u64, to: u64) {
+        if from <= self.to {
+            self.pass(to, None);
+        }
+    }
+
     pub(super) fn add(&mut self, record: ConsumedRecord, entry: Option<AppliedEntry>, failures: u32) {
         self.pass(record.offset + 1, Some(record.epoch));
         self.bytes += record.size_bytes();
         self.failures = failures;
         self.items.push(WorkItem { record, entry });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn re_4_a_gap_is_passed_only_by_who_stands_at_it() {
+        let mut batch = Batch { items: Vec::new(), failures: 0, to: 10, epoch: 1, bytes: 0 };
+        // What is told of offsets 50 and on may come before what lies below them, as of an entry that has expired.
+        batch.pass_gap(50, 60);
+        assert_eq!(batch.to, 10, "records 10 to 49 are still to come");
+        batch.pass_gap(8, 12);
+        assert_eq!((batch.to, batch.epoch), (12, 1));
+        batch.pass_gap(12, 20);
+        assert_eq!(batch.to, 20);
     }
 }

@@ -53,7 +53,9 @@ pub(super) async fn rm_1_a_read_model_is_that_of_the_log_and_of_every_rebuild<M:
         assert_eq!((status.units().count(), status.applied_records()), (3, 2_000));
         assert!(status.units().all(|unit| unit.state == UnitState::Running), "{status:?}");
         assert!(status.freshness_seconds() < 1e-9, "nothing waits: {status:?}");
+        let handle = running.handle.clone();
         running.stop().await;
+        assert_eq!(handle.status().applied_records(), 2_000, "also once it has ended");
         assert_eq!(model.totals().await, totals);
         assert_eq!(model.number("SELECT SUM(next_offset) FROM projection_cursor").await, 2_000);
         model.wipe().await;
