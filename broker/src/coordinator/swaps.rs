@@ -1,7 +1,7 @@
 //! Carries swaps out: one task looks at every group whose rebuild is open, and does what the next step needs (rule RP-6).
 //!
 //! ```text
-//! Draining: group drained -> shadow as far as it -> shadow drained -> Asked (durable)
+//! Draining: group drained -> shadow as far as it, dead letters too -> shadow drained -> Asked (durable)
 //! Asked:    a member of the shadow is asked, again after each start -> its database's answer
 //!           done   -> entries as the shadow has them (durable) -> the group takes the shadow's place (durable) -> shadow goes
 //!           undone -> on with filling, or, if it was to be undone, aborted (durable) -> shadow goes
@@ -23,8 +23,8 @@ use super::views::Caller;
 use super::{Coordinator, GroupError};
 use crate::group::entry::{Entry, EntryKey};
 use crate::group::event::Admin;
-use crate::group::rebuild::{Followed, Rebuild, RebuildCall, RebuildStage, SwapAsk, TakenPlace};
-use crate::group::record::Start;
+use crate::group::machine::Machine;
+use crate::group::rebuild::{Followed, Rebuild, RebuildCall, RebuildStage, SwapAsk};
 use crate::model::{GroupId, Offset, Source};
 
 /// How long group and shadow may take until a member is asked, in milliseconds; longer than a drain and a lost member.
@@ -202,11 +202,17 @@ impl Coordinator {
     /// The group first, so that the shadow has a place to come to.
     async fn drain_both(&self, group: &Group, shadow: &Group, number: u64) -> Result<(), GroupError> {
         self.drain(group, true).await?;
-        if !is_drained(group) || !is_as_far(shadow, &floors_of(group)) {
+        let drained = group.look(Machine::is_drained);
+        if !drained || !is_as_far(shadow, &floors_of(group)) || shadow.look(Machine::is_following) {
+            return Ok(());
+        }
+        // What the group has come to until now, its shadow has too (rule RP-7).
+        if !shadow.follows(group).is_empty() {
+            self.shared.rebuilds.notify_one();
             return Ok(());
         }
         self.drain(shadow, true).await?;
-        if is_drained(shadow) {
+        if shadow.look(Machine::is_drained) {
             let (stage, problem) = (RebuildStage::Asked { undo: false }, String::new());
             self.rebuild_call(group, RebuildCall::Stage { number, stage, problem }).await?;
             self.shared.rebuilds.notify_one();
@@ -247,13 +253,7 @@ impl Coordinator {
     async fn take_place(&self, group: &Arc<Group>, shadow: &Arc<Group>, rebuild: &Rebuild) -> Result<(), GroupError> {
         let (entries, places, epoch) = shadow.look(|machine| {
             let entries: Vec<(EntryKey, Entry)> = machine.entries().iter().collect();
-            let state = machine.state();
-            let place = |(source, one): (&Source, &crate::group::state::PartitionState)| TakenPlace {
-                floor: Start { source: *source, offset: one.settled.floor(), epoch: one.epoch },
-                began: one.start,
-                record_epoch: one.commit.epoch,
-            };
-            (entries, state.partitions.iter().map(place).collect::<Vec<_>>(), state.epoch)
+            (entries, machine.places(), machine.state().epoch)
         });
         let passed = places.iter().map(|place| (place.floor.source, place.floor.offset)).collect();
         // Before the group is told: a stop in between comes back here, for the database says what it said.
@@ -266,16 +266,6 @@ impl Coordinator {
         self.delete_shadow(shadow).await;
         Ok(())
     }
-}
-
-/// Nobody has anything of it, and all of its dead letters are copied.
-fn is_drained(group: &Group) -> bool {
-    group.look(|machine| {
-        let state = machine.state();
-        state.rebuilds.drained
-            && state.owners.values().all(Vec::is_empty)
-            && state.partitions.values().all(|one| one.intents.is_empty())
-    })
 }
 
 /// Whether a shadow has come as far as its group.

@@ -51,7 +51,10 @@ impl Machine {
         let Some(copy) = copy else { return self.lost(source, number, &intent, now, fx) };
         let there = self.entries.get(&intent.key).is_some_and(|entry| entry.cycle >= intent.cycle);
         if !there {
-            let entry = Box::new(opened(number, &intent, copy));
+            let mut entry = Box::new(opened(number, &intent, copy));
+            // Parked again, it comes back as it was edited (rule DL-15).
+            let resolved = self.entries.get(&intent.key).filter(|old| matches!(old.state, EntryState::Resolved { .. }));
+            entry.versions = resolved.map(|old| old.versions).unwrap_or_default();
             self.with_lane(source, intent.lane, |machine| {
                 machine.commit_entry(EntryRecord::Opened { key: intent.key, entry }, fx);
             });

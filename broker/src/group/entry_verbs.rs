@@ -3,6 +3,7 @@
 //! Owns: which verb fits which lease, and the answer of each. What becomes of the entry is [`super::outcomes`]'.
 
 use super::Now;
+use super::config::Positions;
 use super::effect::{AckStatus, After, Effects};
 use super::entry::{EntryKey, EntryState};
 use super::event::{NackKind, Targets};
@@ -43,7 +44,9 @@ impl Machine {
             let lease = match self.leased_entry(member, key, targets.epoch) {
                 Ok(lease) => lease,
                 Err(status) => {
-                    let status = self.ack_stand_in(member, targets, key, now, fx).unwrap_or(status);
+                    let late = self.ack_late(member, targets, key, versions.get(number).copied(), now, fx);
+                    let late = late.then_some(AckStatus::Ok);
+                    let status = late.or_else(|| self.ack_stand_in(member, targets, key, now, fx)).unwrap_or(status);
                     self.tell_entry(answer, *key, status, After::Entries);
                     continue;
                 }
@@ -54,6 +57,30 @@ impl Machine {
             self.close_entry(*key, EntryState::Resolved { version }, lease.attempt, act, now, fx);
             self.tell_entry(answer, *key, AckStatus::Ok, After::Entries);
         }
+    }
+
+    /// An entry that was recalled, or whose lease ran out, while its reader applied it: with cursors the reader's database
+    /// decides, and an entry that is in the model is not open (rule RM-7). Whether it was so.
+    fn ack_late(
+        &mut self,
+        member: MemberId,
+        targets: &Targets,
+        key: &EntryKey,
+        version: Option<u32>,
+        now: Now,
+        fx: &mut Effects,
+    ) -> bool {
+        let open = self.entries.get(key).filter(|entry| entry.state == EntryState::Open);
+        let (Some(entry), Some(version)) = (open, version) else { return false };
+        if self.state.config.positions != Positions::Cursor
+            || self.entry_is_leased(key)
+            || self.owns_range(member, key.source, targets.epoch).is_err()
+        {
+            return false;
+        }
+        let act = self.member_act(member, String::new(), now);
+        self.close_entry(*key, EntryState::Resolved { version }, entry.attempts, act, now, fx);
+        true
     }
 
     /// Nacks `targets.entries`, answered as by [`Machine::ack_entries`].

@@ -171,6 +171,8 @@ impl Machine {
         }
         match self.entries.state_of(&key) {
             Some(EntryState::Cleared) | None => {}
+            // What is before it in its key has failed since: a model gets it behind that (rule DL-6).
+            Some(EntryState::Resolved { .. }) if self.is_behind(source, meta) => {}
             Some(state) => return Some(self.entry_mark(key, state)),
         }
         if self.lane_now(source, meta.lane) == LaneState::Live {
@@ -178,6 +180,13 @@ impl Machine {
         }
         let head = self.head_now(source, meta.lane).filter(|head| head.offset < offset)?;
         Some(Mark { offset, entry: head, state: None, cycle: 0, copy: None })
+    }
+
+    /// Whether a record of a cursor's group waits behind one that is open.
+    fn is_behind(&self, source: Source, meta: &RecordMeta) -> bool {
+        self.state.config.positions == Positions::Cursor
+            && self.lane_now(source, meta.lane) != LaneState::Live
+            && self.head_now(source, meta.lane).is_some_and(|head| head.offset < meta.offset)
     }
 
     /// What is to be read next; `None`: enough is there.
@@ -402,7 +411,10 @@ impl Machine {
             return self.send(member, answer(Err(Refusal::EntryNotFound), false), After::Now, fx);
         };
         let key = EntryKey { source, offset, epoch: meta.epoch };
-        if self.entries.state_of(&key).is_some_and(|state| !state.is_closed()) {
+        // Given up while it was on its way to its reader, it is passed like one that is open (rule RP-7).
+        let given_up = |state| matches!(state, EntryState::Discarded | EntryState::Moved | EntryState::Expired);
+        let passed = |state: EntryState| !state.is_closed() || (self.follows_group() && given_up(state));
+        if self.entries.state_of(&key).is_some_and(passed) {
             return self.send(member, answer(Ok(key), false), After::Entries, fx);
         }
         if self.dead.intents.has(&key, meta.lane) {

@@ -110,20 +110,20 @@ impl Machine {
                 machine.commit_entry(EntryRecord::Failed { key, failure: Box::new(failure) }, fx);
             }
         });
-        if let Some(job) = job {
-            self.leave_job_behind(key, &entry, job, now, fx);
+        if job.is_some() {
+            self.leave_jobs_behind(key, &entry, now, fx);
             fx.notices.push(Notice::RedriveFailed(key));
         }
         self.lane_changed(source, lane, was, now, fx);
     }
 
-    /// The rest of a lane cannot be redriven before its head: it leaves the job.
-    fn leave_job_behind(&mut self, head: EntryKey, entry: &Entry, job: u64, now: Now, fx: &mut Effects) {
+    /// The rest of a lane cannot be redriven before its head: it leaves its job, which may be another than the head's.
+    fn leave_jobs_behind(&mut self, head: EntryKey, entry: &Entry, now: Now, fx: &mut Effects) {
         if !entry.holds {
             return;
         }
-        let of_job = |key: &EntryKey| self.entries.get(key).is_some_and(|entry| entry.job == Some(job));
-        let keys: Vec<EntryKey> = self.entries.open_of(head.source, entry.lane).filter(of_job).collect();
+        let has_job = |key: &EntryKey| self.entries.get(key).is_some_and(|entry| entry.job.is_some());
+        let keys: Vec<EntryKey> = self.entries.open_of(head.source, entry.lane).filter(has_job).collect();
         if !keys.is_empty() {
             let note = format!("the head of its lane failed again: {}", head.offset);
             let act = Act { actor: "broker".into(), time_ms: now.wall_ms, note };

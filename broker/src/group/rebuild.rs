@@ -1,8 +1,8 @@
 //! Rebuilds of a group: a new version of its read model is made beside the live one, then takes its place (rules RP-6,
 //! RP-7).
 //!
-//! Owns: what a rebuild is in the durable state of its group, what the shadow takes over of the group's entries, and the
-//! group of its shadow. Must not know: how shadows are made, who asks a member to swap, databases.
+//! Owns: what a rebuild is in the durable state of its group, how the group takes its shadow's place; `followed`: what the
+//! shadow takes over of the group's entries. Must not know: how shadows are made, who asks a member to swap, databases.
 //!
 //! ```text
 //!   Filling --swap--> Draining --both drained, shadow as far--> Asked --the database says done--> Swapped
@@ -18,19 +18,18 @@
 
 mod followed;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::Now;
-use super::admin::BY_HAND;
 use super::effect::{After, Effects, Frame, Notice, Refusal};
-use super::entry::{Act, Entry, EntryKey, EntryRecord, EntryState, LaneState};
+use super::entry::{Act, Entry, EntryKey, EntryRecord, EntryState};
 use super::machine::Machine;
 use super::members::Loss;
 use super::record::{GroupRecord, Start};
 use super::replay::ReplayRate;
-use super::state::{Commit, GroupState};
+use super::state::{Commit, GroupState, PartitionState};
 use crate::model::{GroupId, MemberId, Offset, PartitionEpoch, Source, VersionName};
 pub use followed::Followed;
 
@@ -317,6 +316,23 @@ impl Machine {
         Ok(())
     }
 
+    /// Whether nobody has anything of the group, and all of its dead letters are copied: the first step of a swap.
+    pub fn is_drained(&self) -> bool {
+        self.state.rebuilds.drained
+            && self.state.owners.values().all(Vec::is_empty)
+            && self.state.partitions.values().all(|one| one.intents.is_empty())
+    }
+
+    /// Where it stands in each partition: what its group takes over.
+    pub fn places(&self) -> Vec<TakenPlace> {
+        let place = |(source, one): (&Source, &PartitionState)| TakenPlace {
+            floor: Start { source: *source, offset: one.settled.floor(), epoch: one.epoch },
+            began: one.start,
+            record_epoch: one.commit.epoch,
+        };
+        self.state.partitions.iter().map(place).collect()
+    }
+
     /// Whether a partition is read up to its live end, and all of it was sent.
     pub fn is_at_live_end(&self, source: Source) -> bool {
         self.works.get(&source).is_some_and(|work| work.reading.caught_up)
@@ -343,66 +359,6 @@ impl Machine {
         }
     }
 
-    /// An entry of the group whose record is about to be met (rules DL-15, RP-7). What was resolved waits all the same if
-    /// an earlier record of its key is still open here: it follows once that is decided.
-    fn adopt(&mut self, key: EntryKey, mut entry: Entry, now: Now, fx: &mut Effects) {
-        if !self.state.partitions.contains_key(&key.source)
-            || matches!(entry.state, EntryState::Cleared | EntryState::Spilled)
-            || self.entries.state_of(&key).is_some()
-            || self.dead.intents.has(&key, entry.lane)
-        {
-            return;
-        }
-        let was = self.lane_now(key.source, entry.lane);
-        if entry.holds && was != LaneState::Live && matches!(entry.state, EntryState::Resolved { .. }) {
-            (entry.state, entry.cycle, entry.attempts) = (EntryState::Open, entry.cycle.max(1), 0);
-        } else if entry.state == EntryState::Open {
-            entry.attempts = entry.attempts.max(1);
-        }
-        (entry.due_ms, entry.delay_ms) = (0, 0);
-        (entry.job, entry.intent) = (None, 0);
-        let lane = entry.lane;
-        let opened = EntryRecord::Opened { key, entry: Box::new(entry) };
-        self.with_lane(key.source, lane, |machine| machine.commit_entry(opened, fx));
-        self.lane_changed(key.source, lane, was, now, fx);
-    }
-
-    /// Open entries become what they became in the group.
-    fn follow_entries(&mut self, followed: Followed, now: Now, fx: &mut Effects) {
-        let free = |machine: &Self, key: &EntryKey| {
-            machine.entries.get(key).filter(|entry| entry.state == EntryState::Open && entry.job.is_none())
-        };
-        for (key, state, act) in followed.closed {
-            if let Some(entry) = free(self, &key) {
-                self.close_entry(key, state, entry.attempts, act, now, fx);
-            }
-        }
-        let note = "redriven in its group".to_owned();
-        let act = Act { actor: "broker".into(), time_ms: now.wall_ms, note };
-        let mut keys = Vec::new();
-        for (key, versions) in followed.redriven {
-            let Some(entry) = free(self, &key) else { continue };
-            for copy in versions.into_iter().skip(entry.versions.len()) {
-                self.commit_entry(EntryRecord::Edited { key, copy, act: act.clone() }, fx);
-            }
-            keys.push(key);
-        }
-        if keys.is_empty() {
-            return;
-        }
-        self.commit_entry(EntryRecord::Redriving { keys: keys.clone(), job: Some(BY_HAND), act }, fx);
-        for key in keys {
-            self.refresh_lane_of(key, now);
-        }
-    }
-
-    fn refresh_lane_of(&mut self, key: EntryKey, now: Now) {
-        match self.entries.get(&key) {
-            Some(entry) if entry.holds => self.refresh_lane(key.source, entry.lane, now),
-            _ => self.refresh_entry(key, now),
-        }
-    }
-
     /// Entries become what they are in the shadow; what is open here alone, of records that the shadow has handled, is
     /// closed as handled: the version that had it open is retired (rule RP-7).
     fn merge_entries(
@@ -412,13 +368,18 @@ impl Machine {
         now: Now,
         fx: &mut Effects,
     ) {
-        let known: std::collections::BTreeSet<EntryKey> = entries.iter().map(|(key, _)| *key).collect();
+        let known: BTreeSet<EntryKey> = entries.iter().map(|(key, _)| *key).collect();
         for (key, mut entry) in entries {
             let own = self.entries.get(&key);
             let same = |own: &Entry| {
                 (own.state, own.kind, own.versions.len()) == (entry.state, entry.kind, entry.versions.len())
             };
-            if !self.state.partitions.contains_key(&key.source) || own.as_ref().is_some_and(same) {
+            // Closed by an operator since the shadow has looked last: it has not applied it either.
+            let given_up = entry.state == EntryState::Open
+                && own
+                    .as_ref()
+                    .is_some_and(|own| own.state.is_closed() && !matches!(own.state, EntryState::Resolved { .. }));
+            if !self.state.partitions.contains_key(&key.source) || given_up || own.as_ref().is_some_and(same) {
                 continue;
             }
             entry.job = None;

@@ -121,13 +121,21 @@ async fn paced_turn(
     }
 }
 
-async fn hand_over(group: &Group, number: u64, fetched: Fetched) {
+async fn hand_over(group: &Group, number: u64, mut fetched: Fetched) {
     while group.shared().journals.is_behind() {
         // Nothing more is delivered while so much waits to be written.
         tokio::time::sleep(BEHIND).await;
     }
     // What its group has of these records is known before they are told (rule RP-7).
-    group.adopt(fetched.source, fetched.from, fetched.next);
+    loop {
+        let to = group.adopt(fetched.source, fetched.from, fetched.next);
+        if to > fetched.from || fetched.next == fetched.from {
+            fetched = fetched.up_to(to);
+            break;
+        }
+        // The first is on its way to the dead letters.
+        tokio::time::sleep(BEHIND).await;
+    }
     group.fetched(number, fetched);
 }
 

@@ -14,7 +14,6 @@ use super::super::outbox::Outbox;
 use super::super::rebuild_views::{SwapAnswer, SwapOutcome};
 use super::Group;
 use crate::group::effect::{After, Frame, Outgoing, Refusal};
-use crate::group::entry::{Entry, EntryKey};
 use crate::group::event::{Admin, Event};
 use crate::group::machine::Machine;
 use crate::group::rebuild::{Followed, RebuildCall, SwapAsk};
@@ -88,37 +87,20 @@ impl Group {
         }
     }
 
-    /// Takes over entries of the group for records that are about to be told (rule RP-7).
-    pub(in crate::coordinator) fn adopt(&self, source: Source, from: Offset, to: Offset) {
-        let Some(parent) = self.rebuilding.parent.get().and_then(Weak::upgrade) else { return };
-        let met: Vec<(EntryKey, Entry)> = parent.look(|machine| {
-            let entries = machine.entries();
-            let met = entries.from(source, from).take_while(|(key, _)| key.offset < to);
-            met.filter_map(|(key, _)| Some((key, entries.get(&key)?))).collect()
-        });
+    /// Takes over entries of the group for records that are about to be told (rule RP-7); up to where they may be.
+    pub(in crate::coordinator) fn adopt(&self, source: Source, from: Offset, to: Offset) -> Offset {
+        let Some(parent) = self.rebuilding.parent.get().and_then(Weak::upgrade) else { return to };
+        let (to, met) = parent.look(|machine| machine.entries_met(source, from, to));
         if !met.is_empty() {
             drop(self.drive_event(Event::Admin(Admin::Rebuild(Box::new(RebuildCall::Adopt(met))))));
         }
+        to
     }
 
     /// What became in its group of entries that are open in this shadow.
     pub(in crate::coordinator) fn follows(&self, parent: &Self) -> Followed {
-        let open: Vec<(EntryKey, Entry)> = self.look(|machine| {
-            let entries = machine.entries();
-            let open = entries.lanes().flat_map(|(source, lane, _)| entries.open_of(source, lane));
-            open.filter_map(|key| Some((key, entries.get(&key)?))).collect()
-        });
-        let mut followed = Followed::default();
-        if !open.is_empty() {
-            parent.look(|machine| {
-                for (key, entry) in &open {
-                    if let Some(of_group) = machine.entries().get(key) {
-                        followed.note(*key, entry, of_group);
-                    }
-                }
-            });
-        }
-        followed
+        let open = self.look(Machine::open_entries);
+        if open.is_empty() { Followed::default() } else { parent.look(|machine| machine.outcomes(&open)) }
     }
 
     /// Asks a member that has a stream, unless one that has it still was asked; `None`: nobody is asked any more.

@@ -105,6 +105,8 @@ impl<I: Index> Entries<I> {
                     packed.remember();
                     packed.set_act(act);
                     packed.change_rare(|rare| rare.versions.push(*copy));
+                    // This version was not tried yet.
+                    packed.change_rest(|rest| rest.attempts = 0);
                 })?;
             }
             EntryRecord::Past { key, past } => self.update(key, |packed| {

@@ -121,6 +121,12 @@ impl EntryTable {
         self.0.partitions.keys().copied()
     }
 
+    /// Entries that are not closed, lane by lane, each in order.
+    pub fn open(&self) -> impl Iterator<Item = EntryKey> + '_ {
+        let partitions = self.0.partitions.iter();
+        partitions.flat_map(|(source, one)| one.index.open.iter().map(|(_, at)| at.key(*source)))
+    }
+
     /// Lanes that are not live, in order.
     pub fn lanes(&self) -> impl Iterator<Item = (Source, LaneKey, LaneState)> + '_ {
         self.0.partitions.iter().flat_map(|(source, partition)| {

@@ -59,6 +59,11 @@ impl Ranges {
         self.sources.get(&source).filter(|sent| sent.reported).map(|sent| sent.next)
     }
 
+    /// The record that is read to be looked at, for it is to be a dead letter.
+    pub(in super::super) fn looks_at(&self, source: Source) -> Option<Offset> {
+        self.sources.get(&source)?.lookups.front().map(|lookup| lookup.offset)
+    }
+
     /// What was read is not sent any more.
     pub(in super::super) fn stop(&mut self, source: Source) {
         if let Some(sent) = self.sources.get_mut(&source) {

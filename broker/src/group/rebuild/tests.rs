@@ -1,7 +1,9 @@
 //! Rebuilds through a whole machine: of a group, and of its shadow (rules RP-6, RP-7).
 
+mod sim;
+
 use super::super::effect::Mark;
-use super::super::entry::{DeadReason, EntryKind};
+use super::super::entry::{DeadReason, EntryKind, EntryRecord, EntryTable};
 use super::super::event::{Admin, Event, Verb};
 use super::super::letters_support::{act, entry_key};
 use super::super::test_support::{Rig, at, error, member, source};
@@ -104,6 +106,20 @@ fn entry(rig: &Rig, key: u64, state: EntryState) -> Entry {
     }
 }
 
+/// What a shadow follows of a group that has these entries, and has come so far.
+fn followed(shadow: &Rig, of_group: &[(EntryKey, Entry)], floor: u64) -> Followed {
+    let mut group = rig();
+    for _ in 0..floor {
+        group.append(s(), &[9]);
+    }
+    report(&mut group, 1, floor);
+    for (key, entry) in of_group {
+        let opened = EntryRecord::Opened { key: *key, entry: Box::new(entry.clone()) };
+        group.machine.entries.replay(&opened).unwrap();
+    }
+    group.machine.outcomes(&shadow.machine.open_entries())
+}
+
 #[test]
 fn rp_6_one_rebuild_at_a_time_and_a_restart_knows_it() {
     let mut rig = rig();
@@ -193,15 +209,16 @@ fn rp_7_a_resolved_record_waits_behind_one_of_its_key_that_is_open_here() {
     report(&mut rig, 1, 2);
     rig.taken(1);
     // The group's first one is redriven: both follow, in order.
-    let mut followed = Followed::default();
-    followed.note(entry_key(s(), 0), &rig.entry(s(), 0), resolved.clone());
-    followed.note(entry_key(s(), 1), &rig.entry(s(), 1), resolved);
+    let handled = [(entry_key(s(), 0), resolved.clone()), (entry_key(s(), 1), resolved)];
+    let followed = followed(&rig, &handled, 2);
     call(&mut rig, RebuildCall::Follow(followed)).unwrap();
+    assert!(rig.machine.is_following());
     assert_eq!(rig.both(1).1, [0]);
     rig.ack_entry(1, s(), &[0]);
     assert_eq!(rig.both(1).1, [1]);
     rig.ack_entry(1, s(), &[1]);
     assert_eq!(rig.entry_state(s(), 1), Some(EntryState::Resolved { version: 0 }));
+    assert!(!rig.machine.is_following());
 }
 
 #[test]
@@ -211,25 +228,133 @@ fn rp_7_a_redrive_is_followed_once_with_its_edits_and_a_discard_closes() {
     let open = |rig: &Rig, key| entry(rig, key, EntryState::Open);
     let entries = vec![(entry_key(s(), 0), open(&rig, 1)), (entry_key(s(), 1), open(&rig, 2))];
     call(&mut rig, RebuildCall::Adopt(entries)).unwrap();
-    let note = |rig: &Rig, offset, of_group: Entry| {
-        let mut followed = Followed::default();
-        followed.note(entry_key(s(), offset), &rig.entry(s(), offset), of_group);
-        followed
-    };
-    assert!(note(&rig, 0, open(&rig, 1)).is_empty(), "nothing was done in the group");
+    let note = |rig: &Rig, offset, of_group: Entry| followed(rig, &[(entry_key(s(), offset), of_group)], 0);
+    assert!(note(&rig, 0, Entry { job: None, ..open(&rig, 1) }).is_empty(), "nothing was done in the group");
     report(&mut rig, 1, 0);
     report(&mut rig, 1, 2);
-    let edited = Entry { cycle: 1, versions: vec![at(50)], ..open(&rig, 1) };
-    let followed = note(&rig, 0, edited.clone());
-    call(&mut rig, RebuildCall::Follow(followed)).unwrap();
+    // It failed there again, edited; here it may be handled.
+    let edited = Entry { cycle: 1, job: None, versions: vec![at(50)], ..open(&rig, 1) };
+    let failed = note(&rig, 0, edited.clone());
+    call(&mut rig, RebuildCall::Follow(failed)).unwrap();
     assert_eq!((rig.entry(s(), 0).versions, rig.both(1).1), (vec![at(50)], vec![0]));
     rig.nack_entry(1, s(), &[0], super::super::event::NackKind::Dead);
     assert_eq!((rig.entry(s(), 0).state, rig.entry(s(), 0).job), (EntryState::Open, None));
     assert!(note(&rig, 0, edited).is_empty(), "it failed here: not again before the group's next redrive");
     let discarded = entry(&rig, 2, EntryState::Discarded);
-    let followed = note(&rig, 1, discarded);
-    call(&mut rig, RebuildCall::Follow(followed)).unwrap();
+    let given_up = note(&rig, 1, discarded);
+    call(&mut rig, RebuildCall::Follow(given_up)).unwrap();
     assert_eq!(rig.entry_state(s(), 1), Some(EntryState::Discarded));
+}
+
+#[test]
+fn rp_7_a_redrive_is_followed_when_it_has_come_to_something_and_not_if_it_is_cancelled() {
+    let mut rig = shadow();
+    rig.append(s(), &[1]);
+    // Under way when its record is met.
+    let under_way = Entry { cycle: 1, attempts: 0, ..entry(&rig, 1, EntryState::Open) };
+    call(&mut rig, RebuildCall::Adopt(vec![(entry_key(s(), 0), under_way.clone())])).unwrap();
+    report(&mut rig, 1, 0);
+    report(&mut rig, 1, 1);
+    let of = |rig: &Rig, of_group: Entry| followed(rig, &[(entry_key(s(), 0), of_group)], 1);
+    assert!(of(&rig, under_way.clone()).is_empty(), "it may be cancelled yet");
+    let cancelled = Entry { job: None, ..under_way.clone() };
+    assert!(of(&rig, cancelled.clone()).is_empty());
+    // It failed, and was edited since: this version was not asked for.
+    let failed = Entry { attempts: 1, ..cancelled };
+    assert_eq!(of(&rig, failed.clone()).redriven.len(), 1);
+    let mut group = EntryTable::default();
+    let key = entry_key(s(), 0);
+    group.replay(&EntryRecord::Opened { key, entry: Box::new(failed) }).unwrap();
+    group.replay(&EntryRecord::Edited { key, copy: at(50), act: act() }).unwrap();
+    assert!(of(&rig, group.get(&key).unwrap()).is_empty());
+    let resolved = Entry { job: None, state: EntryState::Resolved { version: 0 }, ..under_way };
+    let resolved = of(&rig, resolved);
+    call(&mut rig, RebuildCall::Follow(resolved)).unwrap();
+    assert_eq!(rig.both(1).1, [0]);
+}
+
+#[test]
+fn rp_7_what_is_parked_in_the_shadow_alone_follows_what_its_group_has_handled() {
+    let mut rig = shadow();
+    rig.append(s(), &[1, 1]);
+    let first = vec![(entry_key(s(), 0), entry(&rig, 1, EntryState::Open))];
+    call(&mut rig, RebuildCall::Adopt(first)).unwrap();
+    report(&mut rig, 1, 0);
+    report(&mut rig, 1, 1);
+    // The group has resolved the first one by now, and its key lives: the second never was a dead letter there.
+    let (epoch, kind) = (epoch(&rig, 1), EntryKind::Parked);
+    rig.verb(1, Verb::DeadLetter { request: 5, source: s(), epoch, offset: at(1), kind, error: None });
+    rig.settle_moves();
+    report(&mut rig, 1, 2);
+    assert_eq!(rig.entry_state(s(), 1), Some(EntryState::Open));
+    let open = Entry { job: None, ..entry(&rig, 1, EntryState::Open) };
+    let first = |of_group: Entry| [(entry_key(s(), 0), of_group)];
+    assert!(followed(&rig, &first(open.clone()), 1).is_empty());
+    assert!(followed(&rig, &first(open), 2).is_empty(), "what is before it waits");
+    let resolved = first(Entry { cycle: 1, ..entry(&rig, 1, EntryState::Resolved { version: 0 }) });
+    assert_eq!(followed(&rig, &resolved, 1).redriven.len(), 1, "the group has not come to the second yet");
+    let followed = followed(&rig, &resolved, 2);
+    call(&mut rig, RebuildCall::Follow(followed)).unwrap();
+    rig.taken(1);
+    rig.ack_entry(1, s(), &[0]);
+    rig.ack_entry(1, s(), &[1]);
+    assert_eq!(rig.machine.open_entries().len(), 0);
+}
+
+#[test]
+fn rp_7_what_was_given_up_while_the_shadow_took_its_groups_place_stays_given_up() {
+    let mut rig = rig();
+    rig.append(s(), &[1]);
+    let entries = vec![(entry_key(s(), 0), entry(&rig, 1, EntryState::Discarded))];
+    call(&mut rig, RebuildCall::Merge { entries, passed: Vec::new() }).unwrap();
+    let entries = vec![(entry_key(s(), 0), entry(&rig, 1, EntryState::Open))];
+    call(&mut rig, RebuildCall::Merge { entries, passed: vec![(s(), at(1))] }).unwrap();
+    assert_eq!(rig.entry_state(s(), 0), Some(EntryState::Discarded));
+}
+
+#[test]
+fn dl_15_a_resolved_record_behind_one_that_is_open_now_is_parked_and_keeps_its_edits() {
+    let mut rig = shadow();
+    rig.append(s(), &[1, 1]);
+    let resolved = Entry { versions: vec![at(77)], cycle: 1, ..entry(&rig, 1, EntryState::Resolved { version: 1 }) };
+    call(&mut rig, RebuildCall::Adopt(vec![(entry_key(s(), 1), resolved)])).unwrap();
+    report(&mut rig, 1, 0);
+    // The first one fails here, and did not in the group.
+    rig.taken(1);
+    let dead_letter = |rig: &mut Rig, offset, kind| {
+        let (epoch, error) = (epoch(rig, 1), Some(error("E")));
+        rig.verb(1, Verb::DeadLetter { request: 5, source: s(), epoch, offset: at(offset), kind, error });
+        rig.settle_moves();
+    };
+    dead_letter(&mut rig, 0, EntryKind::Failed);
+    report(&mut rig, 1, 0);
+    rig.taken(1);
+    rig.join_as(1, 1_000, None, Some(Vec::new()));
+    report(&mut rig, 1, 1);
+    let marks = marks(&mut rig, 1);
+    assert_eq!((marks[0].offset, marks[0].state, marks[0].entry), (at(1), None, entry_key(s(), 0)), "{marks:?}");
+    dead_letter(&mut rig, 1, EntryKind::Parked);
+    let parked = rig.entry(s(), 1);
+    assert_eq!((parked.state, parked.cycle, parked.versions), (EntryState::Open, 2, vec![at(77)]));
+}
+
+#[test]
+fn rm_7_what_a_reader_has_applied_is_resolved_although_its_redrive_was_cancelled_meanwhile() {
+    let mut rig = rig();
+    rig.append(s(), &[1]);
+    report(&mut rig, 1, 0);
+    let epoch = epoch(&rig, 1);
+    let (kind, error) = (EntryKind::Failed, Some(error("E")));
+    rig.verb(1, Verb::DeadLetter { request: 5, source: s(), epoch, offset: at(0), kind, error });
+    rig.settle_moves();
+    report(&mut rig, 1, 1);
+    rig.redrive(4, s(), &[0]).unwrap();
+    rig.admin(Admin::EndRedrive { job: 4, act: act() }).unwrap();
+    assert_eq!(rig.entry_state(s(), 0), Some(EntryState::Open));
+    // It is in the model by now: its database has decided.
+    let targets = rig.entry_targets(1, s(), &[0]);
+    rig.verb(1, Verb::Ack { request: 6, targets, versions: vec![0] });
+    assert_eq!(rig.entry_state(s(), 0), Some(EntryState::Resolved { version: 0 }));
 }
 
 #[test]
