@@ -236,3 +236,19 @@ fn rm_6_ob_3_a_stalled_unit_is_shown_with_its_reason() {
     assert_eq!(shown[0]["member_list"][0]["units"][0]["stalled"]["reason"], "the disk of the model is full");
     running.abort();
 }
+
+#[test]
+fn rp_6_a_log_whose_start_is_gone_is_rebuilt_only_with_accept_gap() {
+    let broker = Broker::dev();
+    orders(&broker);
+    let cursors = ["--mode", "offset", "--positions", "cursor"];
+    broker.run(&[&["group", "create", "revenue", "--topic", "orders"], &cursors[..]].concat()).ended(0);
+    let places = broker.run(&["consume", "orders", "--output", "json", "-n", "4", "--from", "0"]).ended(0).json();
+    let partition = places.iter().find(|place| place["key"] == "a").unwrap()["partition"].to_string();
+    broker.run(&["topic", "trim", "orders", "--before", &format!("{partition}:1"), "--yes"]).ended(0);
+    let start = ["group", "rebuild", "start", "revenue", "v2"];
+    let gap = broker.run(&start).ended(1);
+    assert!(gap.err.contains("GAP_NOT_ACCEPTED") && gap.err.contains("--accept-gap"), "{}", gap.err);
+    let accepted = broker.run(&[&start[..], &["--accept-gap", "--output", "json"]].concat()).ended(0);
+    assert_eq!(accepted.json()[0]["left"], 3);
+}

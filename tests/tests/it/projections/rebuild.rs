@@ -1,146 +1,21 @@
 //! A read model rebuilt beside the live one, and swapped in (rules RP-6, RP-7, RW-3).
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sawlog_client::dead_letter::{Edit, EntryKind, EntryState, JobState, Payload, Redrive};
 use sawlog_client::groups::{NewRebuild, ProcessedState, Rebuild, RebuildState, Reset};
-use sawlog_client::projection::sqlite::{SqliteStore, Transaction, rusqlite};
-use sawlog_client::projection::{ProjectionBuilder, SwapPlan};
+use sawlog_client::projection::SwapPlan;
+use sawlog_client::projection::sqlite::Transaction;
 use sawlog_client::replays::ReplayRate;
 use sawlog_client::{
-    Client, ConsumedRecord, EntrySelector, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup,
-    RecordPosition, StreamExt as _,
+    Client, EntrySelector, ErrorReason, GroupConfig, GroupMode, GroupPosition, HandlerError, NewGroup, StreamExt as _,
 };
 use sawlog_testing::TestBroker;
 
-use super::model::{GROUP, Running, TOPIC, Totals, decided, in_time, numbers, produce, topic};
-
-type Handler = Box<dyn Fn(&Transaction<'_>, &ConsumedRecord) -> Result<(), HandlerError> + Send + Sync>;
-pub(super) type Store = SqliteStore<Handler>;
-
-const LOOK: Duration = Duration::from_millis(10);
-
-/// Totals by key in a table for each version, and a view of the active one.
-#[derive(Clone)]
-pub(super) struct Versions {
-    path: Arc<std::path::PathBuf>,
-    /// Values `mend` are well from now on.
-    mended: Arc<AtomicBool>,
-}
-
-fn table(version: Option<&str>) -> String {
-    version.map_or_else(|| "totals".to_owned(), |version| format!("totals_{version}"))
-}
-
-impl Versions {
-    pub(super) fn new(broker: &TestBroker) -> Self {
-        Self { path: Arc::new(broker.scratch("versions").with_extension("db")), mended: Arc::default() }
-    }
-
-    fn connection(&self) -> rusqlite::Connection {
-        let connection = rusqlite::Connection::open(&*self.path).unwrap();
-        connection.busy_timeout(super::model::PATIENCE).unwrap();
-        connection
-    }
-
-    pub(super) fn store(&self, version: Option<&str>) -> Store {
-        let (own, mended) = (table(version), Arc::clone(&self.mended));
-        let setup = format!(
-            "CREATE TABLE IF NOT EXISTS {own} (key TEXT PRIMARY KEY, total INTEGER NOT NULL, count INTEGER NOT NULL);
-             CREATE VIEW IF NOT EXISTS active AS SELECT * FROM {own};"
-        );
-        let handler = move |tx: &Transaction<'_>, record: &ConsumedRecord| {
-            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
-            let (key, value) = (text(record.key.as_deref()), text(record.value.as_deref()));
-            let amount: i64 = match value.as_str() {
-                "mend" if mended.load(Ordering::SeqCst) => 1,
-                "mend" | "bad" => return Err(HandlerError::dead("not yet").class("ASKED")),
-                // The last of a key wins: a model that needs the order of keys.
-                value => value.parse()?,
-            };
-            let statement = format!(
-                "INSERT INTO {own} VALUES (?1, ?2, 1)
-                 ON CONFLICT (key) DO UPDATE SET total = (total * 3 + ?2) % 1000003, count = count + 1"
-            );
-            tx.prepare_cached(&statement)?.execute((key, amount))?;
-            Ok(())
-        };
-        SqliteStore::new(&*self.path, Box::new(handler) as Handler).setup(setup)
-    }
-
-    /// A store whose hook points the view elsewhere.
-    pub(super) fn swapping(&self, version: &str) -> Store {
-        self.store(Some(version)).on_swap(|tx: &Transaction<'_>, swap: &SwapPlan| {
-            let own = table(Some(&swap.version));
-            tx.execute_batch(&format!("DROP VIEW active; CREATE VIEW active AS SELECT * FROM {own}"))?;
-            Ok(())
-        })
-    }
-
-    pub(super) fn totals(&self, name: &str) -> Totals {
-        let connection = self.connection();
-        let mut statement = connection.prepare(&format!("SELECT key, total, count FROM {name}")).unwrap();
-        let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).unwrap();
-        rows.collect::<Result<BTreeMap<_, _>, _>>().unwrap()
-    }
-
-    pub(super) fn text(&self, query: &str) -> Option<String> {
-        let row = self.connection().query_row(query, [], |row| row.get::<_, rusqlite::types::Value>(0));
-        match row.ok()? {
-            rusqlite::types::Value::Text(text) => Some(text),
-            rusqlite::types::Value::Integer(number) => Some(number.to_string()),
-            _ => None,
-        }
-    }
-}
-
-/// A projection of a version; none: the model before it had any.
-pub(super) fn member(client: &Client, store: Store, version: Option<&str>) -> ProjectionBuilder<Store> {
-    let config =
-        GroupConfig { drain_timeout_ms: Some(1_000), session_timeout_ms: Some(2_000), ..GroupConfig::default() };
-    let builder = client.projection(GROUP, store).topics([TOPIC]).create_with(config);
-    match version {
-        Some(version) => builder.version(version),
-        None => builder,
-    }
-}
-
-/// The rebuild, once it stands so or has ended.
-pub(super) async fn until(client: &Client, state: RebuildState) -> Rebuild {
-    let groups = client.groups();
-    let so = |rebuild: &Rebuild| rebuild.state == Some(state);
-    let found = in_time(groups.watch_rebuild(GROUP, LOOK, |_| {}, so)).await.unwrap();
-    assert_eq!(found.state, Some(state), "{found:?}");
-    found
-}
-
-/// What numbers under keys come to in the model, in order per key.
-pub(super) fn model_of(records: &[(String, String)]) -> Totals {
-    let mut totals = Totals::new();
-    for (key, value) in records {
-        let Ok(amount) = value.parse::<i64>() else { continue };
-        let entry = totals.entry(key.clone());
-        entry.and_modify(|one| *one = ((one.0 * 3 + amount) % 1_000_003, one.1 + 1)).or_insert((amount, 1));
-    }
-    totals
-}
-
-/// A live model of `count` records, its worker, and the records.
-pub(super) async fn live(
-    client: &Client,
-    model: &Versions,
-    count: u64,
-) -> (Running, Vec<(String, String)>, Vec<RecordPosition>) {
-    topic(client, 3).await;
-    let records = numbers(20, count).0;
-    let positions = produce(client, records.clone()).await;
-    let running = Running::of(member(client, model.store(None), None)).await;
-    decided(client, GROUP, &positions).await;
-    (running, records, positions)
-}
+use super::model::{GROUP, Running, TOPIC, decided, in_time, numbers, produce, topic};
+use super::versions::{LOOK, Versions, live, member, model_of, table, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rp_6_a_version_is_rebuilt_beside_the_live_model_under_load_and_swapped_in() {
@@ -176,26 +51,6 @@ async fn rp_6_a_version_is_rebuilt_beside_the_live_model_under_load_and_swapped_
     assert_eq!(client.groups().get(GROUP).await.unwrap().config.version.as_deref(), Some("v2"));
     let late = Running::of(member(&client, model.store(None), None)).await.error().await;
     assert_eq!(late.reason(), Some(ErrorReason::GroupMismatch));
-    new.stop().await;
-    broker.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rm_2_the_cursors_of_a_retired_version_are_fenced() {
-    let broker = TestBroker::start().await;
-    let (client, model) = (broker.client(), Versions::new(&broker));
-    let (old, ..) = live(&client, &model, 100).await;
-    client.groups().start_rebuild(GROUP, NewRebuild::new("v2")).await.unwrap();
-    let new = Running::of(member(&client, model.swapping("v2"), Some("v2"))).await;
-    until(&client, RebuildState::Ready).await;
-    client.groups().swap_rebuild(GROUP).await.unwrap();
-    until(&client, RebuildState::Swapped).await;
-    let of = |name: &str, what: &str| {
-        model.text(&format!("SELECT {what}(assignment_epoch) FROM projection_cursor WHERE projection = '{name}'"))
-    };
-    assert_eq!(of("totals", "MIN"), Some(i64::MAX.to_string()), "no owner of the old version can write any more");
-    assert_ne!(of("totals@v2", "MAX"), Some(i64::MAX.to_string()));
-    drop(old.error().await);
     new.stop().await;
     broker.shutdown().await;
 }
@@ -260,7 +115,7 @@ async fn rp_6_rp_3_the_rate_of_a_rebuild_is_changed_while_it_runs_and_survives_a
 async fn rp_6_what_cannot_be_rebuilt_is_refused() {
     let broker = TestBroker::start().await;
     let (client, model) = (broker.client(), Versions::new(&broker));
-    let (old, _, positions) = live(&client, &model, 300).await;
+    let (old, ..) = live(&client, &model, 300).await;
     let groups = client.groups();
     let none = groups.rebuild(GROUP).await.unwrap_err();
     assert_eq!(none.reason(), Some(ErrorReason::JobNotFound));
@@ -288,20 +143,73 @@ async fn rp_6_what_cannot_be_rebuilt_is_refused() {
     assert_eq!((again.reason(), again.fact("field")), (Some(ErrorReason::InvalidField), Some("version")));
     let name = groups.start_rebuild(GROUP, NewRebuild::new("v@2")).await.unwrap_err();
     assert_eq!(name.reason(), Some(ErrorReason::InvalidName));
-    // The start of the log is gone.
-    let position = positions.iter().find(|position| position.offset == 40).unwrap();
-    client.admin().trim_topic(TOPIC, &[(position.partition, position.offset)]).await.unwrap();
-    let gap = groups.start_rebuild(GROUP, NewRebuild::new("v3")).await.unwrap_err();
-    assert_eq!((gap.reason(), gap.fact("to")), (Some(ErrorReason::GapNotAccepted), Some("40")), "{gap}");
-    let accepted = NewRebuild { accept_gap: true, ..NewRebuild::new("v3") };
-    let accepted = groups.start_rebuild(GROUP, accepted).await.unwrap();
-    assert!(accepted.partitions.iter().any(|one| one.from == 40), "{accepted:?}");
     // A group without cursors has no versions.
     let plain = GroupConfig::topics([TOPIC]).mode(GroupMode::Keyed);
     groups.create(NewGroup::new("plain", plain)).await.unwrap();
     let plain = groups.start_rebuild("plain", NewRebuild::new("v2")).await.unwrap_err();
     assert_eq!((plain.reason(), plain.fact("verb")), (Some(ErrorReason::WrongMode), Some("StartRebuild")));
     old.stop().await;
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rp_6_a_log_whose_start_is_gone_is_rebuilt_only_if_the_gap_is_accepted() {
+    let broker = TestBroker::start().await;
+    let (client, model) = (broker.client(), Versions::new(&broker));
+    let (old, records, positions) = live(&client, &model, 300).await;
+    let groups = client.groups();
+    let at = positions.iter().find(|position| position.offset == 40).unwrap();
+    client.admin().trim_topic(TOPIC, &[(at.partition, at.offset)]).await.unwrap();
+    let gap = groups.start_rebuild(GROUP, NewRebuild::new("v2")).await.unwrap_err();
+    assert_eq!((gap.reason(), gap.fact("from")), (Some(ErrorReason::GapNotAccepted), Some("0")), "{gap}");
+    assert_eq!((gap.fact("to"), gap.fact("partition")), (Some("40"), Some(&*at.partition.to_string())), "{gap}");
+    assert!(groups.rebuilds(GROUP).await.unwrap().is_empty(), "nothing was begun");
+    let accepted = NewRebuild { accept_gap: true, ..NewRebuild::new("v2") };
+    let accepted = groups.start_rebuild(GROUP, accepted).await.unwrap();
+    assert_eq!((accepted.left, accepted.partitions[at.partition as usize].from), (260, 40), "{accepted:?}");
+    // What is there is the new model, and no cursor stops at what is not.
+    let new = Running::of(member(&client, model.swapping("v2"), Some("v2"))).await;
+    until(&client, RebuildState::Ready).await;
+    groups.swap_rebuild(GROUP).await.unwrap();
+    until(&client, RebuildState::Swapped).await;
+    let there = records.iter().zip(&positions).filter(|(_, one)| one.partition != at.partition || one.offset >= 40);
+    let there: Vec<_> = there.map(|(record, _)| record.clone()).collect();
+    assert_eq!(model.totals("active"), model_of(&there));
+    drop(old.error().await);
+    new.stop().await;
+    broker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rp_6_a_worker_of_a_retired_version_is_told_which_is_active() {
+    let broker = TestBroker::start().await;
+    let (client, model) = (broker.client(), Versions::new(&broker));
+    let (old, mut records, _) = live(&client, &model, 100).await;
+    client.groups().start_rebuild(GROUP, NewRebuild::new("v2")).await.unwrap();
+    let new = Running::of(member(&client, model.swapping("v2"), Some("v2"))).await;
+    until(&client, RebuildState::Ready).await;
+    client.groups().swap_rebuild(GROUP).await.unwrap();
+    until(&client, RebuildState::Swapped).await;
+    // The one that ran, one that comes later, and one of a version that never was.
+    let model_before = model.totals("totals");
+    let running = old.error().await;
+    let late = Running::of(member(&client, model.store(None), None)).await.error().await;
+    let unknown = Running::of(member(&client, model.store(Some("v9")), Some("v9"))).await.error().await;
+    for error in [running, late, unknown] {
+        assert_eq!(
+            (error.reason(), error.fact("field")),
+            (Some(ErrorReason::GroupMismatch), Some("version")),
+            "{error}"
+        );
+        assert!(error.message().contains("v2"), "{error}");
+    }
+    let more = numbers(20, 30).0;
+    let positions = produce(&client, more.clone()).await;
+    records.extend(more);
+    decided(&client, GROUP, &positions).await;
+    assert_eq!(model.totals("active"), model_of(&records));
+    assert_eq!(model.totals("totals"), model_before, "no retired worker has written");
+    new.stop().await;
     broker.shutdown().await;
 }
 
@@ -391,7 +299,7 @@ async fn rp_7_a_rebuild_takes_dead_letters_as_they_stand_and_its_model_is_equal(
         }
     };
     // Before: 101 as it was, 102 edited, 103 discarded with the rest of its key redriven.
-    model.mended.store(true, Ordering::SeqCst);
+    model.mend();
     redrive(&client, of_key(&key(101))).await;
     let edit = Edit { payload: Payload::Value(b"7".to_vec().into()), note: "typo".to_owned(), ..Edit::default() };
     letters.edit(&id_of(102).await, edit).await.unwrap();
