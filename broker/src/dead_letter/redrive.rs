@@ -256,10 +256,7 @@ impl Letters {
     fn entries_of_piece(&self, group: &Arc<dyn GroupHandle>, piece: Piece, limit: usize) -> Vec<EntryKey> {
         let mut keys = Vec::new();
         group.with_entries(&mut |table| {
-            let free = |key: &EntryKey| {
-                let entry = table.get(key);
-                entry.is_some_and(|one| one.state == EntryState::Open && one.job.is_none() && can_be_redriven(&one))
-            };
+            let free = |key: &EntryKey| table.get(key).is_some_and(|entry| is_free(&entry));
             match piece {
                 Piece::Lane(source, lane) => keys.extend(table.open_of(source, lane).filter(free).take(limit)),
                 Piece::One(key, _) => keys.extend(Some(key).filter(free)),
@@ -408,6 +405,11 @@ fn can_be_redriven(entry: &Entry) -> bool {
     entry.reason != DeadReason::Undecodable
 }
 
+/// Whether a job may take an entry.
+fn is_free(entry: &Entry) -> bool {
+    entry.state == EntryState::Open && entry.job.is_none() && can_be_redriven(entry)
+}
+
 fn piece_of(key: EntryKey, entry: &Entry) -> Piece {
     if entry.holds { Piece::Lane(key.source, entry.lane) } else { Piece::One(key, entry.lane) }
 }
@@ -424,6 +426,17 @@ impl Job {
         let (group_name, wake) = (group.name().as_str().to_owned(), Arc::new(Notify::new()));
         let group = Arc::downgrade(group);
         Self { group, group_name, stored, pending, in_flight: HashMap::new(), dirty: false, began, wake }
+    }
+
+    /// A lane is taken from its head, whatever the job has of it, unless that failed or waits already.
+    fn take_from_head(&mut self, piece: Piece) {
+        let failed = self.stored.failed_pieces.iter().any(|failed| failed.piece() == piece);
+        if let Some(pending) = &mut self.pending
+            && !failed
+            && !pending.contains(&piece)
+        {
+            pending.push_front(piece);
+        }
     }
 
     /// A lane is looked at again, unless it waits already.

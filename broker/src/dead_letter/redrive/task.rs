@@ -340,19 +340,28 @@ impl super::Jobs {
         }
     }
 
-    /// Makes good for news that did not come: what is closed, or has left the job, is not in flight.
+    /// Makes good for news that did not come: what is closed, or has left the job, is not in flight; a lane whose head is
+    /// nobody's is taken from its head.
     fn reconcile(&self, id: JobId) {
-        let (group, keys) = {
+        let (group, held) = {
             let inner = self.inner.lock();
             let Some(job) = inner.jobs.get(&id) else { return };
-            (job.group.upgrade(), job.in_flight.keys().copied().collect::<Vec<_>>())
+            (job.group.upgrade(), job.in_flight.iter().map(|(key, piece)| (*key, *piece)).collect::<Vec<_>>())
         };
         let Some(group) = group else { return };
         let mut gone = Vec::new();
+        let mut headless = HashSet::new();
         group.with_entries(&mut |table| {
-            for key in &keys {
+            for (key, piece) in &held {
                 match table.get(key) {
-                    Some(entry) if entry.state == EntryState::Open && entry.job == Some(id.number) => {}
+                    Some(entry) if entry.state == EntryState::Open && entry.job == Some(id.number) => {
+                        let (source, lane) = piece.lane();
+                        let head = table.head_of(source, lane).filter(|_| matches!(piece, Piece::Lane(..)));
+                        let free = |head: EntryKey| table.get(&head).is_some_and(|entry| super::is_free(&entry));
+                        if head.is_some_and(free) {
+                            headless.insert(*piece);
+                        }
+                    }
                     entry => gone.push((*key, entry.map(|entry| entry.state))),
                 }
             }
@@ -363,12 +372,18 @@ impl super::Jobs {
                 state => self.closed(id.group, &key, state),
             }
         }
+        if let Some(job) = self.inner.lock().jobs.get_mut(&id) {
+            headless.into_iter().for_each(|piece| job.take_from_head(piece));
+        }
     }
 
-    /// An entry has left the job without being closed: behind one that failed.
+    /// An entry has left the job without being closed: behind one that failed when another had it, so that its lane is
+    /// looked at again. Where that one failed for this job, its lane is given up already (rule RD-7).
     fn left(&self, id: JobId, key: &EntryKey) {
-        if let Some(job) = self.inner.lock().jobs.get_mut(&id) {
-            job.in_flight.remove(key);
+        if let Some(job) = self.inner.lock().jobs.get_mut(&id)
+            && let Some(piece) = job.in_flight.remove(key)
+        {
+            job.take_from_head(piece);
         }
     }
 }

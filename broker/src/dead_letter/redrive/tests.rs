@@ -6,11 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::dead_letter::LetterError;
-use crate::dead_letter::handle::DeadLetters;
+use crate::dead_letter::handle::{DeadLetters, GroupHandle};
 use crate::dead_letter::test_support::{GROUP, MemoryLog, OneGroup, Steps, TOPIC, at, key, lane};
 use crate::dead_letter::test_world::{World, letters, runtime};
 use crate::dead_letter::views::{JobState, RedriveOrder, RedriveRequest, RedriveTarget, Selector, StateName};
 use crate::group::entry::EntryState;
+use crate::group::event::{Admin, Event};
 
 fn request(selector: Selector) -> RedriveRequest {
     RedriveRequest {
@@ -133,6 +134,27 @@ fn rd_7_after_so_many_failures_a_job_pauses_and_what_it_had_is_open() {
         world.settle().await;
         let done = world.job(job.id);
         assert_eq!((done.state, done.resolved, done.failed), (JobState::Done, 3, 2));
+    });
+}
+
+#[test]
+fn rd_4_a_head_that_somebody_else_had_and_gave_back_is_taken_by_the_job_that_has_the_rest_of_its_lane() {
+    runtime().block_on(async {
+        let world = World::new().await;
+        let act = crate::group::entry::Act { actor: "ben".into(), time_ms: 1, note: "by hand".into() };
+        let by_hand = Admin::Redrive { job: 0, entries: vec![key(0)], act };
+        world.group.drive(Event::Admin(by_hand));
+        let job = world.start(request(of(3))).await.expect("it is open");
+        world.settle().await;
+        assert_eq!(world.given(), [0, 3, 6], "the rest, behind what is tried by hand");
+        world.group.fail(key(0));
+        world.settle().await;
+        assert_eq!(world.given(), [0, 3, 6, 0]);
+        assert_eq!(world.group.entry(key(0)).job, Some(job.id.number));
+        [0, 3, 6].into_iter().for_each(|offset| world.resolve(offset));
+        world.settle().await;
+        let done = world.job(job.id);
+        assert_eq!((done.state, done.resolved, done.selected), (JobState::Done, 3, 3));
     });
 }
 
