@@ -257,8 +257,13 @@ impl<M: Versioned> History<M> {
                 tokio::time::sleep(LOOK).await;
             }
         };
-        let in_time = tokio::time::timeout(PATIENCE / 2, equal).await;
-        in_time.unwrap_or_else(|_| panic!("{last}"));
+        if tokio::time::timeout(PATIENCE / 2, equal).await.is_err() {
+            let lag = self.client.groups().lag(GROUP, &[]).await;
+            let jobs = self.client.dead_letters().jobs(Some(GROUP), false).await;
+            let status = self.worker.as_ref().map(|worker| worker.handle.status());
+            let members = self.client.groups().members(GROUP).await;
+            panic!("{last}\n{lag:?}\n{members:?}\n{jobs:?}\n{status:?}");
+        }
     }
 
     async fn compare(&self) -> Result<(), String> {
