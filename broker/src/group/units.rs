@@ -207,9 +207,11 @@ impl Machine {
     pub(super) fn revoked(&mut self, member: MemberId, source: Source, slots: SlotRange, now: Now, fx: &mut Effects) {
         if self.is_offset() {
             let owner = self.owner(source, KeySlot::new(0).expect("the first slot"));
-            if owner.is_some_and(|run| run.member == member)
+            if let Some(run) = owner.filter(|run| run.member == member)
                 && let Some((to, _)) = self.hand_over.pending.get(&source).copied()
             {
+                // Dead letters that it had and said nothing of: they are the next owner's.
+                self.entries_back(member, Some((source, run)), Loss::Released, now, fx);
                 self.give_partitions(vec![(source, to)], now, fx);
             }
             return;

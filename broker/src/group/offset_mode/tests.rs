@@ -452,6 +452,34 @@ fn gm_5_a_member_that_starts_anew_has_handed_over_what_was_revoked_from_its_form
 }
 
 #[test]
+fn gm_5_redriven_records_of_which_a_member_said_nothing_go_with_their_partition_and_without_a_strike() {
+    let mut rig = Rig::with(config(), 2);
+    rig.join(1, 100);
+    let epoch = epoch(&rig, 1);
+    for source in [source(1, 0), source(1, 1)] {
+        rig.append(source, &[1]);
+        let (kind, error) = (EntryKind::Failed, Some(error("E")));
+        rig.verb(1, Verb::DeadLetter { request: 5, source, epoch, offset: at(0), kind, error });
+        rig.settle_moves();
+        let (next, record_epoch, metadata, force) = (at(1), None, String::new(), false);
+        rig.verb(1, Verb::Commit { request: 9, source, epoch, next, record_epoch, metadata, force });
+        rig.redrive(4, source, &[0]).unwrap();
+    }
+    assert_eq!(rig.both(1).1, [0, 0]);
+    rig.join(2, 100);
+    let revoked = rig.taken(1).into_iter().find_map(|frame| match frame {
+        Frame::Revoke { unit, .. } => Some(unit.source),
+        _ => None,
+    });
+    rig.verb(1, Verb::Revoked { source: revoked.expect("one of them moves"), slots: SlotRange::ALL });
+    let deliveries = rig.taken(2).into_iter().filter_map(|frame| match frame {
+        Frame::Deliver(delivered) => Some(delivered.records.iter().map(|one| one.attempt).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(deliveries.collect::<Vec<_>>(), [[1]], "at once, and as a first try");
+}
+
+#[test]
 fn re_4_a_range_goes_on_behind_a_gap() {
     let mut rig = rig();
     rig.reading = false;
