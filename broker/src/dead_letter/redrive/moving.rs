@@ -31,7 +31,7 @@ use crate::dead_letter::records::{Missing, search};
 use crate::dead_letter::views::{JobId, RedriveTarget};
 use crate::group::entry::{Act, EntryKey, EntryState};
 use crate::group::event::Admin;
-use crate::model::{AckLevel, LaneKey, Offset, Source, TopicUuid};
+use crate::model::{AckLevel, Offset, TopicUuid};
 use crate::partition::{AppendFailure, CheckedBatch, PartitionLog, Permit};
 
 /// Name of the header that says which dead letter a record was.
@@ -70,22 +70,6 @@ impl Letters {
             self.move_entries(id, group, &moved).await?;
         }
         if back.is_empty() { Ok(()) } else { self.give(id, group, back).await }
-    }
-
-    /// Whether of keys that were appended to their own topic something is parked, or is about to be: it is looked at
-    /// again. Else their keys live, and what comes of them is delivered as ever.
-    pub(super) fn comes_back(&self, id: JobId, group: &Arc<dyn GroupHandle>) -> bool {
-        let lanes = self.jobs.lanes_back(id);
-        if lanes.is_empty() {
-            return false;
-        }
-        let lane_of = |(source, number)| group.intent(source, number).map(|intent| (source, intent.lane));
-        let parking = group.intents().into_iter().filter_map(lane_of).any(|lane| lanes.contains(&lane));
-        let parked =
-            |lane: &&(Source, LaneKey)| !self.entries_of_piece(group, Piece::Lane(lane.0, lane.1), 1).is_empty();
-        let parked: Vec<_> = lanes.iter().filter(parked).map(|lane| Piece::Lane(lane.0, lane.1)).collect();
-        self.jobs.look_again(id, &parked);
-        parking || !parked.is_empty()
     }
 
     /// Appends entries to the job's topic and closes them.
@@ -351,25 +335,6 @@ impl super::Jobs {
 
     fn came_after(&self, id: JobId, key: &EntryKey) -> bool {
         self.inner.lock().jobs.get(&id).is_some_and(|job| job.stored.came_after(key))
-    }
-
-    /// Keys of a job that go into their own topic, without those that failed.
-    fn lanes_back(&self, id: JobId) -> HashSet<(Source, LaneKey)> {
-        let inner = self.inner.lock();
-        let Some(job) = inner.jobs.get(&id).filter(|job| !job.stored.ends.is_empty()) else { return HashSet::new() };
-        let failed: HashSet<_> = job.stored.failed_pieces.iter().map(|piece| piece.piece().lane()).collect();
-        let back = |source: &Source| job.stored.ends.iter().any(|(topic, _)| *topic == source.topic);
-        let own = inner
-            .claims
-            .iter()
-            .filter(|((group, source, _), number)| (*group, **number) == (id.group, id.number) && back(source));
-        own.map(|((_, source, lane), _)| (*source, *lane)).filter(|lane| !failed.contains(lane)).collect()
-    }
-
-    fn look_again(&self, id: JobId, pieces: &[Piece]) {
-        if let Some(job) = self.inner.lock().jobs.get_mut(&id) {
-            pieces.iter().for_each(|piece| job.again(*piece));
-        }
     }
 
     fn set_moving(&self, id: JobId, moving: Option<Moving>) {

@@ -13,6 +13,7 @@ use crate::dead_letter::views::{JobId, JobState, RedriveTarget};
 use crate::group::entry::{Act, EntryKey, EntryState};
 use crate::group::event::Admin;
 use crate::model::rate::TokenBucket;
+use crate::model::{LaneKey, Source};
 
 /// Entries that the group has of a job at most.
 const IN_FLIGHT: usize = 1_000;
@@ -21,7 +22,7 @@ const GIVEN: usize = 200;
 /// How often a job looks after itself, whatever happens: progress made durable, what was missed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How often a job that has appended to its entries' own topic looks whether the group is done parking that.
+/// How often a job whose entries are closed looks whether the group is done parking what came behind them.
 const BACK: Duration = Duration::from_millis(10);
 
 /// What a job does next.
@@ -133,6 +134,22 @@ impl Letters {
         }
     }
 
+    /// Whether of keys that the job has redriven something is parked again, or about to be: those are looked at again. Else
+    /// they live, and what comes of them is delivered as ever (rule RD-5).
+    fn comes_back(&self, id: JobId, group: &Arc<dyn GroupHandle>) -> bool {
+        let lanes = self.jobs.lanes_of(id);
+        let lane_of = |(source, number)| group.intent(source, number).map(|intent| (source, intent.lane));
+        let parking = group.intents().into_iter().filter_map(lane_of).any(|lane| lanes.contains(&lane));
+        let mut parked = Vec::new();
+        group.with_entries(&mut |table| {
+            let free = |key: EntryKey| table.get(&key).is_some_and(|entry| super::is_free(&entry));
+            let dead = |lane: &&(Source, LaneKey)| table.head_of(lane.0, lane.1).is_some_and(free);
+            parked.extend(lanes.iter().filter(dead).map(|lane| Piece::Lane(lane.0, lane.1)));
+        });
+        self.jobs.look_again(id, &parked);
+        parking || !parked.is_empty()
+    }
+
     /// Gives entries to the group (rule RD-4).
     pub(super) async fn give(
         &self,
@@ -236,7 +253,7 @@ impl super::Jobs {
         self.inner.lock().jobs.insert(id, job);
     }
 
-    fn claim(&self, id: JobId, lanes: Vec<(crate::model::Source, crate::model::LaneKey)>) {
+    fn claim(&self, id: JobId, lanes: Vec<(Source, LaneKey)>) {
         let mut inner = self.inner.lock();
         for (source, lane) in lanes {
             inner.claims.insert((id.group, source, lane), id.number);
@@ -252,6 +269,21 @@ impl super::Jobs {
     fn moves(&self, id: JobId) -> bool {
         let inner = self.inner.lock();
         inner.jobs.get(&id).is_some_and(|job| matches!(job.stored.request.target, RedriveTarget::Topic(_)))
+    }
+
+    /// Keys of a job, without those that failed.
+    fn lanes_of(&self, id: JobId) -> HashSet<(Source, LaneKey)> {
+        let inner = self.inner.lock();
+        let Some(job) = inner.jobs.get(&id) else { return HashSet::new() };
+        let failed: HashSet<_> = job.stored.failed_pieces.iter().map(|piece| piece.piece().lane()).collect();
+        let own = inner.claims.iter().filter(|((group, ..), number)| (*group, **number) == (id.group, id.number));
+        own.map(|((_, source, lane), _)| (*source, *lane)).filter(|lane| !failed.contains(lane)).collect()
+    }
+
+    fn look_again(&self, id: JobId, pieces: &[Piece]) {
+        if let Some(job) = self.inner.lock().jobs.get_mut(&id) {
+            pieces.iter().for_each(|piece| job.again(*piece));
+        }
     }
 
     fn is_dirty(&self, id: JobId) -> bool {
