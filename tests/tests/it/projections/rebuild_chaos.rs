@@ -319,6 +319,8 @@ impl<M: Versioned> History<M> {
             }
             self.rests().await;
         }
-        panic!("something stays open");
+        let open = self.entries(GROUP, EntryState::Open).await;
+        let jobs = self.client.dead_letters().jobs(Some(GROUP), false).await;
+        panic!("something stays open: {open:?}\n{jobs:?}");
     }
 }
