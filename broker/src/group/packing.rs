@@ -59,6 +59,9 @@ impl Input<'_> {
         for shift in (0..64).step_by(7) {
             let (byte, rest) = self.0.split_first().ok_or("cut short")?;
             self.0 = rest;
+            if shift == 63 && *byte > 1 {
+                break;
+            }
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);
@@ -122,5 +125,23 @@ impl Input<'_> {
 
     pub(super) fn end(&self) -> Result<(), String> {
         if self.0.is_empty() { Ok(()) } else { Err(format!("{} bytes too many", self.0.len())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_comes_back_and_one_of_more_than_64_bits_is_an_error() {
+        for value in [0, 1, 0x7f, 0x80, u64::from(u32::MAX), u64::MAX] {
+            let mut out = Vec::new();
+            put(&mut out, value);
+            let mut input = Input(&out);
+            assert_eq!((input.varint(), input.end()), (Ok(value), Ok(())));
+        }
+        let mut over = vec![0xff; 9];
+        over.push(2);
+        assert!(Input(&over).varint().is_err() && Input(&[0x80; 11]).varint().is_err());
     }
 }

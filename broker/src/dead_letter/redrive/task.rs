@@ -138,8 +138,12 @@ impl Letters {
     /// they live, and what comes of them is delivered as ever (rule RD-5).
     fn comes_back(&self, id: JobId, group: &Arc<dyn GroupHandle>) -> bool {
         let lanes = self.jobs.lanes_of(id);
-        let lane_of = |(source, number)| group.intent(source, number).map(|intent| (source, intent.lane));
-        let parking = group.intents().into_iter().filter_map(lane_of).any(|lane| lanes.contains(&lane));
+        let mut parking = false;
+        group.with_state(&mut |state| {
+            let intents =
+                state.partitions.iter().flat_map(|(source, one)| one.intents.values().map(|it| (*source, it.lane)));
+            parking = intents.into_iter().any(|lane| lanes.contains(&lane));
+        });
         let mut parked = Vec::new();
         group.with_entries(&mut |table| {
             let free = |key: EntryKey| table.get(&key).is_some_and(|entry| super::is_free(&entry));

@@ -3,9 +3,10 @@
 //!
 //! Owns: what is taken over, which outcomes in the group are followed, whether all are. Must not know: who looks, and when.
 //!
-//! Invariants: a record that is on its way to the dead letters of the group is not met before its entry is there; what is redriven in the group is redriven here once it has come to something there, so that nothing is
-//! applied here that the group may yet give up; a redrive is followed once for each cycle; nothing follows before what is
-//! open before it in its lane.
+//! Invariants: a record that is on its way to the dead letters of the group is not met before its entry is there; what is
+//! redriven in the group is redriven here once it has come to something there, so that nothing is applied here that the
+//! group may yet give up; a redrive is followed once for each cycle; nothing follows before what is open before it in its
+//! lane.
 
 use super::super::Now;
 use super::super::admin::BY_HAND;

@@ -86,7 +86,7 @@ fn place_of(how: SettledAs) -> u64 {
 fn put_settled(out: &mut Vec<u8>, source: Source, how: SettledAs, runs: &[OffsetRange]) {
     out.push(TAG_SETTLED);
     put_source(out, source);
-    put(out, place_of(how));
+    put_one_of(out, &SettledAs::ALL, &how);
     put(out, runs.len() as u64);
     let mut end = 0;
     for run in runs {
