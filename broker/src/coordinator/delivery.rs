@@ -9,6 +9,7 @@
 
 pub(super) mod cache;
 pub(super) mod fetch;
+mod fine_sleep;
 pub(super) mod pace;
 pub(super) mod payload;
 

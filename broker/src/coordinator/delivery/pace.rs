@@ -12,6 +12,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
+use super::fine_sleep::FineSleep;
 use crate::group::event::Fetched;
 use crate::group::replay::{Replay, ReplayRange, ReplayRate};
 use crate::limits;
@@ -23,9 +24,13 @@ use crate::partition::FrameRun;
 const LEAST_BYTES: u64 = 4 << 10;
 /// Bytes of log that a record takes until some were read.
 const FIRST_GUESS_BYTES: u64 = 256;
-/// Pieces a second in which a paced replay is read: what one piece takes of processor and device is what live traffic may
-/// have to wait for.
+/// Pieces a second in which a paced replay is read, if they are small: what one piece takes of processor and device is what
+/// live traffic may have to wait for.
 const PIECES: u64 = 1_000;
+/// Most bytes of a piece, unless there would be more than [`MOST_PIECES`] a second: each thread that it goes through
+/// keeps its processor for that long, and on few cores live traffic waits. A batch is never divided.
+const PIECE_BYTES: u64 = 64 << 10;
+const MOST_PIECES: u64 = 10_000;
 /// Longest sleep before the pace is looked at again.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 
@@ -39,6 +44,7 @@ pub(in crate::coordinator) struct Pace {
     began: (Duration, Vec<u64>),
     meter: Mutex<Meter>,
     over: Notify,
+    timer: FineSleep,
     /// Whose turn it is to read and to pay, if reading is paid for.
     turns: Semaphore,
 }
@@ -104,6 +110,7 @@ impl Pace {
             began: (now, left),
             meter: Mutex::new(Meter { rate, record_bytes: FIRST_GUESS_BYTES, over: false }),
             over: Notify::new(),
+            timer: FineSleep::default(),
             turns: Semaphore::new(1),
         }
     }
@@ -175,7 +182,7 @@ impl Pace {
         }
         tokio::select! {
             () = over => {}
-            () = tokio::time::sleep(wait.clamp(Duration::from_millis(1), LONGEST_SLEEP)) => {}
+            () = self.timer.sleep(wait.min(LONGEST_SLEEP)) => {}
         }
     }
 
@@ -190,12 +197,13 @@ impl Pace {
     /// Bytes of log to read at once, `asked` at most.
     pub(in crate::coordinator) fn chunk_bytes(&self, asked: usize) -> usize {
         let meter = self.meter.lock();
-        let bytes = match &meter.rate {
-            Rate::Records(bucket) => (bucket.per_second() / PIECES).saturating_mul(meter.record_bytes),
-            Rate::Bytes(bucket) => bucket.per_second() / PIECES,
-            Rate::Unlimited | Rate::Speed { .. } => limits::READ_CHUNK_BYTES as u64,
+        let per_second = match &meter.rate {
+            Rate::Records(bucket) => bucket.per_second().saturating_mul(meter.record_bytes),
+            Rate::Bytes(bucket) => bucket.per_second(),
+            Rate::Unlimited | Rate::Speed { .. } => return asked.min(limits::READ_CHUNK_BYTES),
         };
-        usize::try_from(bytes.max(LEAST_BYTES)).unwrap_or(asked).min(asked)
+        let bytes = (per_second / PIECES).min(PIECE_BYTES.max(per_second / MOST_PIECES)).max(LEAST_BYTES);
+        usize::try_from(bytes).unwrap_or(asked).min(asked)
     }
 
     /// Leaves of what was read those frames that are due by the speed; if none is, says how long to wait.

@@ -328,7 +328,7 @@ fn has_no_frames(storage: &dyn Storage, topic: TopicId) -> bool {
 /// The runtime of the engine's timers and tasks, on a thread of its own.
 fn start_runtime() -> (Handle, Threads) {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
+        .enable_all()
         .thread_name("sawlog-engine-blocking")
         .max_blocking_threads(16)
         .build()

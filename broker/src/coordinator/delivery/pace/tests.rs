@@ -181,9 +181,12 @@ async fn rp_4_partitions_of_a_paced_replay_read_one_after_the_other_in_pieces() 
     assert!(!now, "it waits for the first");
     drop(first);
     assert!(second.await.is_some());
-    // A thousandth of a second's worth, of records of 256 bytes until some were read.
-    assert_eq!(paced.chunk_bytes(1 << 20), 2_000 * 256);
-    assert_eq!(pace(ReplayRate::Bytes(5), 10).chunk_bytes(1 << 20), 4 << 10);
+    let piece = |rate| pace(rate, 10).chunk_bytes(1 << 20);
+    assert_eq!(piece(ReplayRate::Bytes(5)), 4 << 10);
+    assert_eq!(piece(ReplayRate::Bytes(40_000_000)), 40_000, "a thousandth of a second's worth");
+    assert_eq!(piece(ReplayRate::Records(100_000)), 100 * 256, "of records of 256 bytes until some were read");
+    assert_eq!(piece(ReplayRate::Records(2_000_000)), 64 << 10, "no longer pieces, but more of them");
+    assert_eq!(piece(ReplayRate::Bytes(1_000_000_000)), 100_000, "until there are too many");
     assert!(pace(ReplayRate::SpeedPermille(1_000), 10).turn().await.is_none(), "what is due is read at once");
 }
 
