@@ -202,7 +202,7 @@ impl Consumer {
         answer.await.unwrap_or_else(|_| Err(Error::closed("the consumer")))
     }
 
-    /// The same, and nobody waits for the answer: of many only the last one is sent.
+    /// The same, and nobody waits for the answer: of many within 10 ms only the last one is sent.
     pub fn commit_batch_later(&self, batch: &ConsumedBatch) {
         self.commit_of(batch, Vec::new());
     }

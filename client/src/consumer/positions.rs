@@ -113,6 +113,11 @@ impl Progress {
         }
     }
 
+    /// Whether somebody waits for one of the commits that are not sent.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.commits.iter().any(|commit| commit.force || !commit.waiters.is_empty())
+    }
+
     /// Adds a commit; one that waits and lies before it is joined with it.
     pub(super) fn commit(&mut self, mut commit: Commit) {
         if let Some(last) = self.commits.back_mut()

@@ -190,10 +190,12 @@ impl Session {
                 continue;
             }
             let silent_at = self.last_frame + self.session_timeout.max(Duration::from_secs(5));
-            let due = self.shared.with(|board| board.next_due());
-            let timers = [due, draining.filter(|_| stream.leaving.is_none()), stream.leaving];
-            let wake_at = timers.into_iter().flatten().fold(silent_at.min(stream.next_look), Instant::min);
             let full = !stream.waiting.is_empty();
+            let (due, commits) = self.shared.with(|board| (board.next_due(), board.commits_due()));
+            // Without room nothing is gathered.
+            let timers =
+                [due, commits.filter(|_| !full), draining.filter(|_| stream.leaving.is_none()), stream.leaving];
+            let wake_at = timers.into_iter().flatten().fold(silent_at.min(stream.next_look), Instant::min);
             let woken = tokio::select! {
                 biased;
                 answer = stream.answers.message() => Woken::Answer(answer),

@@ -12,6 +12,7 @@
 //! - Of a key one record at a time is handed out, where the broker does not see to it itself (`lanes.rs`).
 
 mod again;
+mod commits;
 mod inbound;
 mod offsets;
 mod outbound;
@@ -36,6 +37,7 @@ use super::slots::{Phase, Slots, Ticket, Waiter};
 use super::{ConsumerEvent, Unit};
 use crate::error::Error;
 use crate::groups::GroupMode;
+use commits::CommitTimes;
 use outbound::{Outbox, Sent};
 use pauses::Pauses;
 
@@ -123,6 +125,7 @@ pub(super) struct Board {
     events: usize,
     /// Mode offset: what is tried again, by time.
     delayed: BTreeMap<(Instant, Ticket), ()>,
+    commit_times: CommitTimes,
     /// Records handed out and not decided.
     started: usize,
     outbox: Outbox,
@@ -162,6 +165,7 @@ impl Board {
             ready: VecDeque::new(),
             events: 0,
             delayed: BTreeMap::new(),
+            commit_times: CommitTimes::default(),
             started: 0,
             outbox: Outbox::new(rules.credit),
             sent: BTreeMap::new(),

@@ -4,18 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_proto::v1;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::super::batch::{FrameItem, Mark, OpenFrame};
 use super::super::error::{AckOutcome, Act, HandlerError};
-use super::super::positions::Commit;
 use super::super::record::More;
 use super::super::slots::{Letter, Phase, Slot, Ticket};
-use super::outbound::Verb;
 use super::{Board, Queued, Verdict, delay, tell};
 use crate::dead_letter::EntryKind;
-use crate::error::{Error, ErrorReason};
+use crate::error::Error;
 use crate::groups::GroupMode;
 use crate::types::signed;
 
@@ -89,7 +86,7 @@ impl Board {
         progress.window.pass(frame.reached, None);
         if self.rules.auto {
             progress.commit_done();
-            self.outbox.other |= !progress.committing && !progress.commits.is_empty();
+            self.look_at_commits(frame.source);
         }
         self.outbox.grant(frame.records, frame.bytes);
     }
@@ -133,17 +130,18 @@ impl Board {
 
     fn done_offset(&mut self, ticket: Ticket) {
         let Some(slot) = self.slots.get_mut(ticket) else { return };
-        let state = &mut self.sources[slot.source as usize];
+        tell(slot.waiter.take(), Ok(AckOutcome::Done));
+        let (source, epoch, offset) = (slot.source, slot.epoch, slot.offset);
+        let state = &mut self.sources[source as usize];
         // Of an assignment that is over nothing is committed any more.
-        if state.epoch == Some(slot.epoch) {
-            state.progress.window.done(slot.offset);
+        if state.epoch == Some(epoch) {
+            state.progress.window.done(offset);
             if self.rules.auto {
                 state.progress.commit_done();
-                self.outbox.other |= !state.progress.committing && !state.progress.commits.is_empty();
+                self.look_at_commits(source);
             }
         }
         self.outbox.other |= !self.revoking.is_empty();
-        tell(slot.waiter.take(), Ok(AckOutcome::Done));
         self.leave_lane(ticket);
         self.free(ticket);
     }
@@ -256,74 +254,6 @@ impl Board {
         }
         for ticket in self.slots.select(|slot| slot.source == source && !slot.leased && slot.is_queued()) {
             self.drop_queued(ticket);
-        }
-    }
-
-    /// A commit of `number`'s position under the epoch of what was handled.
-    pub(in super::super) fn commit(&mut self, number: u32, epoch: u64, commit: Commit) {
-        let progress = match self.sources.get_mut(number as usize) {
-            Some(state) if state.epoch == Some(epoch) && self.rules.mode == GroupMode::Offset => &mut state.progress,
-            _ => {
-                let error = Error::refused(ErrorReason::Fenced, "the partition is not this member's any more");
-                commit.waiters.into_iter().for_each(|waiter| {
-                    let _ = waiter.send(Err(error.clone()));
-                });
-                return;
-            }
-        };
-        progress.commit(commit);
-        self.outbox.other = true;
-    }
-
-    /// A commit of a partition by its name, under the epoch of now.
-    pub(in super::super) fn commit_source(&mut self, source: &super::Source, commit: Commit) {
-        let number = self.sources.iter().position(|state| *state.source == *source).unwrap_or(usize::MAX);
-        let epoch = self.sources.get(number).and_then(|state| state.epoch).unwrap_or(u64::MAX);
-        self.commit(u32::try_from(number).unwrap_or(u32::MAX), epoch, commit);
-    }
-
-    /// Mode offset: everything up to a record that was handed out is done.
-    pub(in super::super) fn commit_through(
-        &mut self,
-        ticket: Ticket,
-        waiter: oneshot::Sender<Result<(), Error>>,
-        now: Instant,
-    ) {
-        let Some(slot) = self.slots.get(ticket) else {
-            let _ = waiter.send(Err(Error::refused(ErrorReason::Fenced, "the record is not this member's any more")));
-            return;
-        };
-        let (number, epoch) = (slot.source, slot.epoch);
-        let position = super::super::positions::Position { next: slot.offset + 1, epoch: Some(slot.record_epoch) };
-        self.finish(ticket, Verdict::Done, None, None, now);
-        self.commit(number, epoch, Commit { position, metadata: String::new(), force: false, waiters: vec![waiter] });
-    }
-
-    /// The answer to a commit.
-    pub(super) fn committed(&mut self, result: &v1::CommitResult) {
-        let Some(sent) = self.take_sent(result.sequence) else { return };
-        let Verb::Commit { source, commit } = sent.verb else { return };
-        let progress = &mut self.sources[source as usize].progress;
-        progress.committing = false;
-        if result.failure.is_none() {
-            progress.confirmed = commit.position.next;
-        }
-        let outcome = result.failure.as_ref().map_or(Ok(()), |failure| Err(Error::from_failure(failure)));
-        if let Err(error) = &outcome {
-            tracing::debug!(error = %error, "a commit was refused");
-        }
-        for waiter in commit.waiters {
-            let _ = waiter.send(outcome.clone());
-        }
-    }
-
-    /// The partition is not this member's any more: what waits to be committed is refused.
-    pub(super) fn refuse_commits(&mut self, source: u32) {
-        let error = Error::refused(ErrorReason::Fenced, "the partition is not this member's any more");
-        for commit in self.sources[source as usize].progress.commits.drain(..) {
-            for waiter in commit.waiters {
-                let _ = waiter.send(Err(error.clone()));
-            }
         }
     }
 

@@ -143,7 +143,7 @@ impl Board {
             self.send(Verb::Extend, tickets, frames);
         }
         if self.rules.mode == GroupMode::Offset {
-            self.flush_commits(frames);
+            self.flush_commits(now, frames);
             self.flush_credit(frames);
         }
         self.flush_revoked(frames);
@@ -158,22 +158,6 @@ impl Board {
             if !work.is_empty() {
                 frames.push_back(request(Frame::Started(v1::Started { work })));
             }
-        }
-    }
-
-    fn flush_commits(&mut self, frames: &mut Frames) {
-        for source in 0..self.sources.len() {
-            let number = u32::try_from(source).expect("the broker bounds the number of partitions");
-            let state = &self.sources[source];
-            let Some(next) = state.progress.commits.front().map(|commit| commit.position.next) else { continue };
-            if state.progress.committing || state.wire.is_none() || self.parks_below(number, next) {
-                continue;
-            }
-            let progress = &mut self.sources[source].progress;
-            let Some(commit) = progress.commits.pop_front() else { continue };
-            progress.committing = true;
-            progress.committed = commit.position.next;
-            self.send(Verb::Commit { source: number, commit }, Vec::new(), frames);
         }
     }
 
@@ -210,7 +194,7 @@ impl Board {
     }
 
     /// Numbers a verb, keeps it until it is answered, and makes its frame.
-    fn send(&mut self, verb: Verb, tickets: Vec<Ticket>, frames: &mut Frames) {
+    pub(super) fn send(&mut self, verb: Verb, tickets: Vec<Ticket>, frames: &mut Frames) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let sent = Sent { verb, tickets };

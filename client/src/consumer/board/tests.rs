@@ -5,6 +5,7 @@ use sawlog_proto::v1::{self, consume_request::Frame as Said, consume_response::F
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::consumer::positions::{Commit, Position};
 use crate::consumer::slots::Slot;
 
 /// A slot for tests of leases.
@@ -446,7 +447,52 @@ fn ak_8_positions_are_committed_behind_what_is_done_and_one_commit_is_out_at_a_t
     }
     assert!(!bench.said().iter().any(|frame| matches!(frame, Said::Commit(_))), "one is out");
     bench.tell(Frame::CommitResult(v1::CommitResult { sequence: commit.sequence, source_id: 1, failure: None }));
-    assert!(matches!(bench.said().as_slice(), [Said::Commit(commit), ..] if commit.next_offset == 6));
+    assert!(commits(&mut bench).is_empty(), "nobody waits for it, and one was sent just now");
+    bench.now = bench.board.commits_due().unwrap();
+    assert_eq!(commits(&mut bench), [6]);
+    assert_eq!(bench.board.commits_due(), None);
+}
+
+/// Positions that the board commits now.
+fn commits(bench: &mut Bench) -> Vec<i64> {
+    let said = bench.said().into_iter();
+    let positions = said.filter_map(|frame| match frame {
+        Said::Commit(commit) => Some((commit.next_offset, commit.sequence)),
+        _ => None,
+    });
+    let positions: Vec<(i64, u64)> = positions.collect();
+    for (_, sequence) in &positions {
+        bench.tell(Frame::CommitResult(v1::CommitResult { sequence: *sequence, source_id: 1, failure: None }));
+    }
+    positions.into_iter().map(|(next, _)| next).collect()
+}
+
+#[test]
+fn ak_8_commits_that_nobody_waits_for_are_gathered_and_others_go_at_once() {
+    let mut bench = Bench::new(GroupMode::Offset, false, 1);
+    let commit = |bench: &mut Bench, next, force, waiters| {
+        let position = Position { next, epoch: None };
+        bench.board.commit(0, 7, Commit { position, metadata: String::new(), force, waiters });
+        bench.board.wakes().session
+    };
+    let later = |bench: &mut Bench, next| commit(bench, next, false, Vec::new());
+    assert!(later(&mut bench, 1) && commits(&mut bench) == [1], "the first one after a while");
+    assert!(later(&mut bench, 2) && commits(&mut bench).is_empty());
+    let due = bench.board.commits_due().unwrap();
+    assert!(due > bench.now && due <= bench.now + Duration::from_millis(10));
+    assert!(!later(&mut bench, 3), "the session knows when");
+    let (waiter, mut answer) = oneshot::channel();
+    assert!(commit(&mut bench, 4, false, vec![waiter]) && commits(&mut bench) == [4], "somebody waits for it");
+    assert!(answer.try_recv().unwrap().is_ok());
+    later(&mut bench, 5);
+    bench.now = due;
+    assert_eq!(commits(&mut bench), [5]);
+    later(&mut bench, 6);
+    commit(&mut bench, 2, true, Vec::new());
+    assert_eq!([commits(&mut bench), commits(&mut bench)].concat(), [6, 2], "in order, those before it with it");
+    later(&mut bench, 7);
+    bench.board.drain(bench.now);
+    assert_eq!(commits(&mut bench), [7], "a member that leaves commits all");
 }
 
 #[test]
