@@ -1,6 +1,8 @@
 //! A replay at a rate beside live work: what it keeps to, and what producers notice of it.
 
 use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sawlog_client::consumer::{BatchEvent, Consumer, ConsumerEvent};
@@ -13,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::client::{LatencyLoad, Throughput};
 use super::groups::join;
 use crate::stats::Latencies;
-use crate::timing::{Pacer, Stopwatch};
+use crate::timing::{Pacer, Stopwatch, pause};
 
 /// How long a replay may take to end its group.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -175,5 +177,40 @@ impl ReplayBeside {
         drop(self.stop);
         let joined = tokio::task::spawn_blocking(|| self.thread.join().expect("the replay does not panic"));
         joined.await.expect("it is not aborted")
+    }
+}
+
+/// How long a burning thread keeps its processor at a time: about as long as a thread of broker or member works on a batch.
+const BURST: Duration = Duration::from_micros(100);
+
+/// A thread that does nothing but take processor time, in short bursts: what any program would cost that takes as much.
+#[derive(Debug)]
+pub struct Burner {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Burner {
+    /// Takes this share of a core, above 0 and below 1.
+    pub fn start(cores: f64) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let idle = BURST.mul_f64((1.0 / cores.clamp(0.01, 0.99)) - 1.0);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                let clock = Stopwatch::start();
+                while clock.elapsed() < BURST {
+                    std::hint::spin_loop();
+                }
+                pause(idle);
+            }
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("it does not panic");
     }
 }
