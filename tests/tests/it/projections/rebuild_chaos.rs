@@ -319,8 +319,10 @@ impl<M: Versioned> History<M> {
             }
             self.rests().await;
         }
-        let open = self.entries(GROUP, EntryState::Open).await;
-        let jobs = self.client.dead_letters().jobs(Some(GROUP), false).await;
-        panic!("something stays open: {open:?}\n{jobs:?}");
+        let letters = self.client.dead_letters();
+        let mut open = letters.entries(GROUP, &EntrySelector::default(), true);
+        let first = open.next().await;
+        let jobs = letters.jobs(Some(GROUP), false).await;
+        panic!("something stays open, first {first:?}\n{:?}\n{jobs:?}", self.edited);
     }
 }
