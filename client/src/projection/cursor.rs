@@ -15,16 +15,17 @@ use super::store::{
 };
 use crate::consumer::HandlerError;
 
-/// Claims a cursor for an assignment: raises the epoch of its row, or adds the row, and returns it.
+/// Claims a cursor for an assignment: raises the epoch of its row, or adds the row, and returns it, with what of the claim's
+/// entries was applied.
 ///
 /// # Errors
 /// Another assignment has it, it is of another log, or the database fails.
 pub async fn open_cursor<T: Transaction>(mut transaction: T, claim: &Claim) -> Result<Claimed, ClaimError> {
-    let Claim { key, first } = claim;
+    let Claim { key, first, entries } = claim;
     let claimed = match transaction.cursor(key).await? {
         None => {
             transaction.insert_cursor(key, first).await?;
-            Claimed { cursor: first.clone(), is_new: true }
+            Claimed { cursor: first.clone(), is_new: true, applied: Vec::new() }
         }
         Some(row) => {
             let other = |field, found: &str, expected: &str| {
@@ -41,7 +42,12 @@ pub async fn open_cursor<T: Transaction>(mut transaction: T, claim: &Claim) -> R
             if row.assignment_epoch > mine || !transaction.raise_cursor(key, mine).await? {
                 return Err(ClaimError::Fenced(row.assignment_epoch));
             }
-            Claimed { cursor: Cursor { assignment_epoch: mine, ..row }, is_new: false }
+            // Behind the fence: no earlier owner applies any of them any more.
+            let mut applied = Vec::new();
+            for dlq_id in entries {
+                applied.extend(transaction.applied_entry(&key.projection, dlq_id).await?);
+            }
+            Claimed { cursor: Cursor { assignment_epoch: mine, ..row }, is_new: false, applied }
         }
     };
     transaction.commit().await?;

@@ -352,6 +352,11 @@ impl<S: Store> Member<S> {
             partition_epoch: unit.start_epoch,
             crashes: unit.crash_count,
             group: self.group.clone(),
+            letters: match self.rules.version.as_ref().filter(|_| stream.joined.rebuilding) {
+                Some(version) => format!("{}@{version}", self.group),
+                None => self.group.clone(),
+            },
+            dead_letters: self.client.dead_letters(),
             group_id: stream.joined.group_id.clone(),
             max_processing: self.rules.max_processing.or((max_ms > 0).then(|| Duration::from_millis(max_ms))),
         };

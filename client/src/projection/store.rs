@@ -119,6 +119,8 @@ pub struct Claim {
     pub key: CursorKey,
     /// What the row is to be if there is none; its epoch and ids are those of the claim.
     pub first: Cursor,
+    /// Ids of dead-letter entries of the partition that are not closed: what of them was applied is to be told.
+    pub entries: Vec<String>,
 }
 
 /// A claimed cursor.
@@ -128,6 +130,8 @@ pub struct Claimed {
     pub cursor: Cursor,
     /// It is new: there was none.
     pub is_new: bool,
+    /// Entries among those of the claim that were applied (rule RM-7).
+    pub applied: Vec<AppliedEntry>,
 }
 
 /// What a transaction did beyond what was asked.

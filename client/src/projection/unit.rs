@@ -31,6 +31,7 @@ use super::store::{
 };
 use super::swap::cursor_name;
 use crate::consumer::{Act, HandlerError, Source};
+use crate::dead_letter::DeadLetters;
 use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
 use crate::types::signed;
@@ -68,6 +69,9 @@ pub(super) struct Given {
     /// Name of the group, for people.
     pub(super) group: String,
     pub(super) group_id: String,
+    /// Name of the group, or of the version that is rebuilt, as its dead letters have it.
+    pub(super) letters: String,
+    pub(super) dead_letters: DeadLetters,
     pub(super) max_processing: Option<Duration>,
 }
 
@@ -182,7 +186,7 @@ impl<S: Store> UnitTask<S> {
 
     /// Claims the cursor and says where it stands (rule RM-3).
     async fn begin(&mut self) -> Result<(), End> {
-        let Claimed { cursor, is_new } = self.claim().await?;
+        let Claimed { cursor, is_new, applied } = self.claim(true).await?;
         self.goes_on().await?;
         self.stop_at(Step::Claimed).await;
         (self.next, self.epoch) = (cursor.next_offset, cursor.partition_epoch);
@@ -191,13 +195,14 @@ impl<S: Store> UnitTask<S> {
             self.cursor_refused(error).await?;
         }
         self.stop_at(Step::Reported).await;
+        self.ack_applied(applied).await?;
         let next = self.next;
         self.board.change(|unit| (unit.state, unit.next_offset, unit.error) = (UnitState::Running, next, None));
         Ok(())
     }
 
-    /// Claims the cursor, waiting while the database cannot be used.
-    async fn claim(&mut self) -> Result<Claimed, End> {
+    /// Claims the cursor, waiting while the database cannot be used; at the beginning of a unit with a look at its entries.
+    async fn claim(&mut self, begins: bool) -> Result<Claimed, End> {
         let first = Cursor {
             next_offset: self.given.group_start,
             partition_epoch: self.given.partition_epoch,
@@ -205,9 +210,12 @@ impl<S: Store> UnitTask<S> {
             topic_id: self.given.source.topic_id.as_str().to_owned(),
             group_id: self.given.group_id.clone(),
         };
-        let claim = Claim { key: self.key.clone(), first };
+        let mut claim = Claim { key: self.key.clone(), first, entries: Vec::new() };
         let mut retry = Retry::new();
         loop {
+            if begins {
+                claim.entries = self.entries_not_closed().await?;
+            }
             match self.store.open(&claim).await {
                 Ok(claimed) => return Ok(claimed),
                 // The newer assignment is told to its owner; this one ends by a frame of the broker.

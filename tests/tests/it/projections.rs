@@ -11,4 +11,5 @@ mod sqlite;
 mod stalls;
 mod suite;
 mod swaps;
+mod unacked;
 mod versions;

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 /// Sleeps from which on the runtime's timers are good enough.
-pub(super) const COARSE: Duration = Duration::from_millis(4);
+const COARSE: Duration = Duration::from_millis(4);
 
 /// A timer, made when it is first needed.
 #[derive(Debug, Default)]

@@ -84,7 +84,7 @@ impl<S: Store> UnitTask<S> {
                 ApplyError::Store(error) => self.stall(error, &mut retry).await?,
             }
             // What became of it, and whether the cursor is still ours, the cursor tells.
-            let cursor = self.claim().await?.cursor;
+            let cursor = self.claim(false).await?.cursor;
             if work.advance.to > work.advance.from && cursor.next_offset == work.advance.to {
                 self.goes_on().await?;
                 return Ok(Ok((Applied::default(), work)));

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sawlog_proto::v1::{self, consume_request::Frame};
+use tokio_stream::StreamExt as _;
 
 use super::super::store::{AppliedEntry, ApplyError, Step, Store, Work, WorkItem};
 use super::{End, UnitTask};
 use crate::consumer::{Act, ConsumedRecord, HandlerError};
-use crate::error::{Error, ErrorKind};
+use crate::dead_letter::EntrySelector;
+use crate::error::{Error, ErrorKind, ErrorReason};
 use crate::retry::Retry;
 
 /// Wait before what was given back comes again.
@@ -54,9 +56,53 @@ impl<S: Store> UnitTask<S> {
         }
     }
 
+    /// Ids of the partition's entries that are not closed. One that a reader before this one applied may be among them: it
+    /// was killed before its ack was durable, and the entry was given up since, so that it would not come again. Without
+    /// an answer of the broker there are none: they are looked for at the next beginning.
+    pub(super) async fn entries_not_closed(&self) -> Result<Vec<String>, End> {
+        let selector = EntrySelector {
+            topic: Some(self.key.topic.clone()),
+            partition: Some(self.key.partition),
+            ..EntrySelector::default()
+        };
+        let ids_of = async |group: &str| {
+            let mut entries = self.given.dead_letters.entries(group, &selector, false);
+            let mut ids = Vec::new();
+            while let Some(entry) = entries.next().await {
+                ids.push(entry?.dlq_id);
+            }
+            Ok::<_, Error>(ids)
+        };
+        let found = async {
+            match ids_of(&self.given.letters).await {
+                // The version was swapped in meanwhile.
+                Err(error) if error.reason() == Some(ErrorReason::GroupNotFound) => ids_of(&self.given.group).await,
+                found => found,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.link.gone.cancelled() => Err(End::Lost),
+            () = self.inbox.ended() => Err(self.closed()),
+            found = found => Ok(found.unwrap_or_else(|error| {
+                tracing::warn!(unit = ?self.key, %error, "open dead letters are not known yet");
+                Vec::new()
+            })),
+        }
+    }
+
+    /// Entries that are in the model are not open (rule RM-7).
+    pub(super) async fn ack_applied(&self, applied: Vec<AppliedEntry>) -> Result<(), End> {
+        for entry in applied {
+            let (dlq_id, version) = (Arc::from(entry.dlq_id), Some(entry.version));
+            self.answer(&dlq_id, |sequence, work| Frame::Ack(v1::Ack { sequence, work }), version).await?;
+        }
+        Ok(())
+    }
+
     /// Claims the cursor once more, and finds it where it was left.
     async fn still_own(&mut self) -> Result<(), End> {
-        let found = self.claim().await?.cursor.next_offset;
+        let found = self.claim(false).await?.cursor.next_offset;
         self.goes_on().await?;
         if found == self.next { Ok(()) } else { Err(self.moved(found)) }
     }

@@ -261,8 +261,7 @@ impl<M: Versioned> History<M> {
             let lag = self.client.groups().lag(GROUP, &[]).await;
             let jobs = self.client.dead_letters().jobs(Some(GROUP), false).await;
             let status = self.worker.as_ref().map(|worker| worker.handle.status());
-            let members = self.client.groups().members(GROUP).await;
-            panic!("{last}\n{lag:?}\n{members:?}\n{jobs:?}\n{status:?}");
+            panic!("{last}\n{lag:?}\n{jobs:?}\n{status:?}\n{}", self.of_keys_that_differ().await);
         }
     }
 
@@ -295,6 +294,21 @@ impl<M: Versioned> History<M> {
             return Err(format!("open in the new version is {there:?}, in the live one {open:?}"));
         }
         Ok(())
+    }
+
+    /// Records of the keys whose totals differ, and what became of their entries.
+    async fn of_keys_that_differ(&self) -> String {
+        let live = self.model.rows(&table(self.live.as_deref())).await;
+        let open = self.entries(GROUP, EntryState::Open).await;
+        let mut told = format!("edited {:?}, discarded {:?}\n", self.edited, self.discarded);
+        for (place, (key, value)) in &self.records {
+            let entry = open.iter().find(|entry| (entry.partition, entry.offset) == *place);
+            told += &format!("{place:?} {key}={value}{}\n", if entry.is_some() { " open" } else { "" });
+            if let Some(entry) = entry.filter(|_| live.contains_key(key)) {
+                told += &format!("   {:?}\n", self.client.dead_letters().get(&entry.dlq_id).await);
+            }
+        }
+        told
     }
 
     /// Edits what can never be handled and redrives all, until nothing is open.

@@ -36,7 +36,7 @@ impl Store for Away {
         self.check()?;
         let mut cursor = self.cursor.lock().await;
         let is_new = cursor.is_none();
-        Ok(Claimed { cursor: cursor.get_or_insert_with(|| claim.first.clone()).clone(), is_new })
+        Ok(Claimed { cursor: cursor.get_or_insert_with(|| claim.first.clone()).clone(), is_new, applied: Vec::new() })
     }
 
     async fn apply(&self, work: Arc<Work>) -> Result<Applied, ApplyError> {

@@ -107,7 +107,7 @@ pub(super) async fn rm_4_many_records_are_one_transaction_and_a_failure_splits_i
 }
 
 /// Records of six keys, of which `k3` has one that fails until it is mended; and the model once it is.
-fn with_poison(count: u64) -> (Vec<(String, String)>, Totals) {
+pub(super) fn with_poison(count: u64) -> (Vec<(String, String)>, Totals) {
     let (mut records, mut totals) = numbers(6, count);
     let poison = 14;
     assert_eq!(records[poison].0, "k3");
@@ -127,12 +127,12 @@ pub(super) async fn open_entries(client: &Client) -> Vec<Entry> {
     found
 }
 
-fn everything() -> Redrive {
+pub(super) fn everything() -> Redrive {
     let selector = EntrySelector { topic: Some(TOPIC.to_owned()), ..EntrySelector::default() };
     Redrive { selector, ..Redrive::default() }
 }
 
-async fn ended(client: &Client, job: &Job) -> Job {
+pub(super) async fn ended(client: &Client, job: &Job) -> Job {
     in_time(client.dead_letters().watch_job(&job.job_id, Duration::from_millis(5), |_| {})).await.unwrap()
 }
 
