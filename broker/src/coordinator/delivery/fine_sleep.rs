@@ -1,7 +1,7 @@
 //! Sleeps that are shorter than the millisecond which the runtime's timers can tell apart.
 //!
-//! Owns: a timer of the operating system. For one sleeper at a time. Where there is no such timer, or no more of them,
-//! the runtime's serve: sleeps are longer then, never shorter.
+//! Owns: a timer of the operating system, which one sleeper has at a time. For others meanwhile, and where there is no such
+//! timer, the runtime's serve: sleeps are longer then, never shorter.
 
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ impl FineSleep {
         #[cfg(target_os = "linux")]
         if wait < COARSE
             && let Some(timer) = self.timer.get_or_init(linux::Timer::new)
+            && let Ok(_taken) = timer.taken.try_acquire()
             && timer.sleep(wait).await.is_ok()
         {
             return;
@@ -39,12 +40,15 @@ mod linux {
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
     };
     use tokio::net::unix::pipe::Receiver;
+    use tokio::sync::Semaphore;
 
     /// See `timerfd_create(2)`: a file that can be read once its time has come, as the runtime reads a pipe.
     #[derive(Debug)]
     pub(super) struct Timer {
         timer: OwnedFd,
         over: Receiver,
+        /// Whoever sleeps by it: a second one would set it anew under the first.
+        pub(super) taken: Semaphore,
     }
 
     impl Timer {
@@ -52,7 +56,7 @@ mod linux {
             let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags).ok()?;
             let over = Receiver::from_owned_fd_unchecked(timer.try_clone().ok()?).ok()?;
-            Some(Self { timer, over })
+            Some(Self { timer, over, taken: Semaphore::new(1) })
         }
 
         /// Sets the timer anew and waits until it is over.
@@ -94,6 +98,15 @@ mod tests {
             let (wait, begin) = (Duration::from_micros(wait_us), tokio::time::Instant::now());
             timer.sleep(wait).await;
             assert!(begin.elapsed() >= wait, "{wait:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn several_sleepers_wake_each() {
+        let timer = FineSleep::default();
+        for _ in 0..20 {
+            let both = async { tokio::join!(timer.sleep(COARSE / 2), timer.sleep(COARSE / 8)) };
+            tokio::time::timeout(Duration::from_secs(10), both).await.expect("nobody is left waiting");
         }
     }
 }
