@@ -94,6 +94,8 @@ mod tests {
                 Poll::Ready(())
             })
             .await;
+            // Its time comes, and nobody reads it.
+            tokio::time::sleep(Duration::from_millis(1)).await;
             drop(given_up);
             let (wait, begin) = (Duration::from_micros(wait_us), tokio::time::Instant::now());
             timer.sleep(wait).await;
